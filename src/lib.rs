@@ -1,0 +1,16 @@
+//! thermocline: sparse mixture-of-experts language models on the machine people already own.
+//!
+//! The floors of the house, from the ground: [`error`] and the `kernels` crate; [`config`] and [`pool`];
+//! [`checkpoint`]; [`experts`]; [`model`]; [`engine`]; [`cli`]. A room imports from lower floors only
+//! (`tests/floors.rs` keeps it so). See `docs/ARCHITECTURE.md`.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod experts;
+pub mod model;
+pub mod pool;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Splits rows among cores; the only place that starts compute threads.
