@@ -1,5 +1,9 @@
 //! Rows of numbers: sparse, exact kernels for quantised weights. No threads, no files.
 
+mod isa;
+
+pub use isa::Isa;
+
 /// How numbers are stored. One file each under `format/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types)]
