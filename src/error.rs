@@ -43,9 +43,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Runtime(m) | Error::Usage(m) | Error::Infeasible(m) | Error::Download(m) | Error::Model(m) | Error::Memory(m) => {
-                f.write_str(m)
-            }
+            Error::Runtime(m)
+            | Error::Usage(m)
+            | Error::Infeasible(m)
+            | Error::Download(m)
+            | Error::Model(m)
+            | Error::Memory(m) => f.write_str(m),
             Error::Interrupted => f.write_str("interrupted"),
         }
     }

@@ -1,6 +1,8 @@
 //! Opens a model folder or GGUF file and answers one question: where are the bytes of tensor X?
 //! Reads headers, never weights (`convert.rs` alone streams weights, to quantise).
 
+pub mod hub;
+
 use crate::config::Config;
 use crate::error::Result;
 use kernels::Format;

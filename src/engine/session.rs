@@ -81,7 +81,12 @@ impl Session {
     }
 
     /// Answers `prompt` (the whole conversation as tokens; what is already in the cache is not computed again).
-    pub fn generate(&mut self, prompt: &[u32], sampling: &super::sampler::Sampling, limits: &Limits) -> Result<Generation<'_>> {
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        sampling: &super::sampler::Sampling,
+        limits: &Limits,
+    ) -> Result<Generation<'_>> {
         let _ = (prompt, sampling, limits);
         todo!()
     }
