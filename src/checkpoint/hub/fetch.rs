@@ -333,7 +333,9 @@ impl<'s> Part<'s> {
     }
 
     fn restart(&mut self) -> std::result::Result<(), Fault> {
-        self.file.set_len(0).map_err(|e| self.trouble("empty", &e))?;
+        if self.file.metadata().is_ok_and(|data| data.len() > 0) {
+            self.file.set_len(0).map_err(|e| self.trouble("empty", &e))?;
+        }
         (self.length, self.check) = (0, self.fresh.clone());
         Ok(())
     }
