@@ -176,9 +176,9 @@ fn blob(
         }
         pour(&source.client, &url, wanted, settled, &mut part, counted, meter).map_err(|fault| (fault, part.length))
     })?;
-    let end = match (end, part.check.verdict(&wanted.etag)) {
-        (End::Whole, Err(why)) => End::Spoiled(why),
-        (end, _) => end,
+    let end = match end {
+        End::Whole => part.verdict(wanted)?,
+        other => other,
     };
     if let End::Whole = end {
         let keep = part.file.sync_all().and_then(|()| fs::rename(&part.path, &blob));
@@ -338,6 +338,16 @@ impl<'s> Part<'s> {
         }
         (self.length, self.check) = (0, self.fresh.clone());
         Ok(())
+    }
+
+    /// Whether the file on disk is the one the hub announced.
+    fn verdict(&self, wanted: &Wanted) -> std::result::Result<End, Fault> {
+        // Longer than what was checked: somebody else wrote here too, on a file system whose locks hold nothing.
+        let length = self.file.metadata().map_err(|e| self.trouble("measure", &e))?.len();
+        if length != wanted.size {
+            return Ok(End::Spoiled(format!("{length} bytes are on disk, the hub says {}", wanted.size)));
+        }
+        Ok(self.check.verdict(&wanted.etag).map_or_else(End::Spoiled, |()| End::Whole))
     }
 
     fn trouble(&self, doing: &str, error: &std::io::Error) -> Fault {
