@@ -7,9 +7,12 @@
 
 mod activations;
 mod arch;
+pub mod attend;
 mod format;
 mod isa;
 mod layout;
+pub mod norm;
+pub mod rope;
 mod rows;
 
 use std::ops::Range;

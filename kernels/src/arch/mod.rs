@@ -5,7 +5,12 @@ use std::ops::Range;
 use crate::activations::Group;
 use crate::{Activations, Columns, Isa, Order, Pick, Rows, Tiles};
 
+pub(crate) mod attend;
+pub(crate) mod exp;
+pub(crate) mod lanes;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 /// Each is unsafe for one reason: it may only be called where the processor has the instructions it was compiled for.
 /// Everything else the verbs of `lib.rs` have checked.
