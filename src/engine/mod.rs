@@ -6,6 +6,8 @@
 mod ledger;
 pub mod sampler;
 mod session;
+pub mod stops;
+pub mod text;
 
 pub use ledger::Ledger;
 pub use session::{Finish, Generation, Limits, Session, Stats};
