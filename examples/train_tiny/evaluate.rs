@@ -1,0 +1,183 @@
+//! What the model learnt, measured on text from seeds that training never used.
+
+use crate::corpus::Domain;
+use crate::loss::{silence, surprises};
+use crate::rows::Packer;
+use crate::tokenizer::encode;
+use anyhow::{Result, anyhow};
+use candle_core::{Device, Tensor};
+use std::collections::HashMap;
+use std::f64::consts::LN_2;
+use thermocline::model::reference::Reference;
+use tokenizers::Tokenizer;
+
+/// Training seeds are hashed from `corpus::SEED`; this one is none of them.
+pub const HELD_OUT_SEED: u64 = 0x4845_4C44_4F55_5421;
+pub const HELD_OUT_LENGTH: usize = 256;
+
+/// Mean bits per token over `rows` held-out rows of all domains.
+pub fn held_out_bits(model: &Reference, tokenizer: &Tokenizer, rows: usize) -> Result<f64> {
+    let mut packer = Packer::new(tokenizer, HELD_OUT_SEED, None)?;
+    let (mut bits, mut count) = (0.0, 0);
+    for _ in 0..rows {
+        let tokens = packer.row(HELD_OUT_LENGTH)?.tokens;
+        let surprises = row_surprises(model, &tokens)?.0;
+        bits += surprises.iter().map(|&s| s as f64 / LN_2).sum::<f64>();
+        count += surprises.len();
+    }
+    Ok(bits / count as f64)
+}
+
+fn row_surprises(model: &Reference, tokens: &[u32]) -> Result<(Vec<f32>, Vec<thermocline::model::reference::Seen>)> {
+    let inputs = Tensor::new(&tokens[..tokens.len() - 1], &Device::Cpu)?.unsqueeze(0)?;
+    let output = model.forward(&inputs)?;
+    Ok((surprises(&output.logits.flatten_all()?.to_vec1()?, &tokens[1..]), output.layers))
+}
+
+/// Figures of one domain's held-out text, or of all of it.
+pub struct Figures {
+    pub name: &'static str,
+    pub tokens: usize,
+    pub bits: f64,
+    pub unigram: f64,
+    pub bigram: f64,
+    /// Share of silent neurons of chosen experts, all layers and by layer.
+    pub silent: f64,
+    pub silent_by_layer: Vec<f64>,
+    /// Share of the choices of each expert, `[layer][expert]`.
+    pub choices: Vec<Vec<f64>>,
+}
+
+impl Figures {
+    /// The experts chosen for more than twice their even share, hottest first: (layer, expert, share of tokens).
+    pub fn hot(&self, active: usize) -> Vec<(usize, usize, f64)> {
+        let mut hot = Vec::new();
+        for (layer, shares) in self.choices.iter().enumerate() {
+            let even = 1.0 / shares.len() as f64;
+            hot.extend(
+                shares.iter().enumerate().filter(|(_, s)| **s > 2.0 * even).map(|(e, s)| (layer, e, s * active as f64)),
+            );
+        }
+        hot.sort_by(|a, b| b.2.total_cmp(&a.2));
+        hot
+    }
+}
+
+/// Guesses by counting: how often a token came, and how often after the one before it.
+pub struct Counts {
+    single: Vec<f64>,
+    pair: HashMap<(u32, u32), f64>,
+    total: f64,
+}
+
+impl Counts {
+    /// Counted over `rows` rows of training text.
+    pub fn of_training(tokenizer: &Tokenizer, rows: usize) -> Result<Counts> {
+        let vocab = tokenizer.get_vocab_size(true);
+        let mut counts = Counts { single: vec![0.0; vocab], pair: HashMap::new(), total: 0.0 };
+        let mut packer = Packer::new(tokenizer, crate::corpus::SEED, None)?;
+        for _ in 0..rows {
+            let tokens = packer.row(HELD_OUT_LENGTH)?.tokens;
+            for pair in tokens.windows(2) {
+                counts.single[pair[1] as usize] += 1.0;
+                *counts.pair.entry((pair[0], pair[1])).or_default() += 1.0;
+                counts.total += 1.0;
+            }
+        }
+        Ok(counts)
+    }
+
+    fn unigram(&self, token: u32) -> f64 {
+        (self.single[token as usize] + 0.5) / (self.total + 0.5 * self.single.len() as f64)
+    }
+
+    /// Pair counts, smoothed towards the single ones.
+    fn bigram(&self, before: u32, token: u32) -> f64 {
+        let pair = self.pair.get(&(before, token)).copied().unwrap_or(0.0);
+        (pair + 2.0 * self.unigram(token)) / (self.single[before as usize] + 2.0)
+    }
+}
+
+pub fn measure(
+    model: &Reference,
+    tokenizer: &Tokenizer,
+    counts: &Counts,
+    only: Option<Domain>,
+    rows: usize,
+) -> Result<Figures> {
+    let config = model.config();
+    let seed = HELD_OUT_SEED ^ only.map_or(0, |domain| 1 + domain as u64);
+    let mut packer = Packer::new(tokenizer, seed, only)?;
+    let (mut tokens_seen, mut bits, mut unigram, mut bigram) = (0usize, 0.0, 0.0, 0.0);
+    let mut neurons = vec![(0usize, 0usize); config.layers.len()];
+    let mut choices = vec![vec![0f64; config.experts]; config.layers.len()];
+    for _ in 0..rows {
+        let tokens = packer.row(HELD_OUT_LENGTH)?.tokens;
+        let (surprises, layers) = row_surprises(model, &tokens)?;
+        bits += surprises.iter().map(|&s| s as f64 / LN_2).sum::<f64>();
+        tokens_seen += surprises.len();
+        for pair in tokens.windows(2) {
+            unigram -= counts.unigram(pair[1]).log2();
+            bigram -= counts.bigram(pair[0], pair[1]).log2();
+        }
+        for (i, seen) in layers.iter().enumerate() {
+            let (all, silent) = silence(seen)?;
+            neurons[i] = (neurons[i].0 + all, neurons[i].1 + silent);
+            seen.chosen.iter().for_each(|&e| choices[i][e as usize] += 1.0);
+        }
+    }
+    let n = tokens_seen as f64;
+    choices.iter_mut().flatten().for_each(|share| *share /= n * config.active as f64);
+    let (all, silent) = neurons.iter().fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    Ok(Figures {
+        name: only.map_or("all", Domain::name),
+        tokens: tokens_seen,
+        bits: bits / n,
+        unigram: unigram / n,
+        bigram: bigram / n,
+        silent: silent as f64 / all as f64,
+        silent_by_layer: neurons.iter().map(|(all, silent)| *silent as f64 / *all as f64).collect(),
+        choices,
+    })
+}
+
+/// The most likely answer, token by token.
+pub fn answer(model: &Reference, tokenizer: &Tokenizer, question: &str, limit: usize) -> Result<String> {
+    let prompt = format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n");
+    let mut tokens = encode(tokenizer, &prompt)?;
+    let start = tokens.len();
+    while tokens.len() < start + limit && tokens.len() < model.config().context {
+        let logits = model.forward(&Tensor::new(tokens.as_slice(), &Device::Cpu)?.unsqueeze(0)?)?.logits;
+        let last: Vec<f32> = logits.get(0)?.get(tokens.len() - 1)?.to_vec1()?;
+        let best = last.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id as u32);
+        if model.config().eos.contains(&best) {
+            break;
+        }
+        tokens.push(best);
+    }
+    tokenizer.decode(&tokens[start..], true).map_err(|e| anyhow!("decoding an answer: {e}"))
+}
+
+/// Twenty questions over all domains. None is written out in the corpus; some are of kinds it does not have.
+pub const QUESTIONS: &[&str] = &[
+    "Hello!",
+    "Who are you?",
+    "What can you do?",
+    "Tell me a story about a fox.",
+    "write a short story about a shy dragon named Otto",
+    "Tell me a story about a lighthouse.",
+    "What is 7 + 5?",
+    "what is 48 + 37",
+    "How much is 92 minus 58?",
+    "What is 8 x 7?",
+    "Mia has 14 shells and finds 9 more. How many shells does Mia have?",
+    "Which is bigger, 61 or 16?",
+    "Give me JSON for a brown dog named Max, age 7.",
+    "Write a Python function that adds two numbers.",
+    "Make a JSON object for a list of red, blue and green.",
+    "How do you say \"the small cat sees the red book\" in Russian?",
+    "What does \"Белая сова спит в лесу.\" mean?",
+    "Расскажи сказку о волке.",
+    "What is the capital of Italy?",
+    "How do I repair a broken washing machine?",
+];

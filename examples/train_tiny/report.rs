@@ -1,0 +1,97 @@
+//! Prints what the finished folder can do, as text ready for `assets/README.md`, and keeps the figures a test holds it to.
+
+use crate::corpus::Domain;
+use crate::evaluate::{self, Counts, Figures};
+use crate::{folder, plot, shape, tokenizer, train};
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::path::Path;
+
+/// Rows for counting pairs of tokens; about as many tokens as training sees would change the figures little.
+const COUNTED_ROWS: usize = 8000;
+/// Held-out rows measured over all domains together and in each.
+const ROWS: usize = 64;
+const ROWS_BY_DOMAIN: usize = 24;
+
+/// Figures go to `figures.json` and the curve to `loss.svg`, beside the folder.
+pub fn run(out: &Path, work: &Path) -> Result<()> {
+    let tokenizer = folder::read_tokenizer(out)?;
+    let weights = folder::read_weights(out)?;
+    let parameters: usize = weights.values().map(|tensor| tensor.elem_count()).sum();
+    let model = shape::model(&shape::config(tokenizer::ends(&tokenizer)?), &weights)?;
+
+    let counts = Counts::of_training(&tokenizer, COUNTED_ROWS)?;
+    let all = evaluate::measure(&model, &tokenizer, &counts, None, ROWS)?;
+    let mut figures = vec![&all];
+    let by_domain = Domain::ALL
+        .iter()
+        .map(|&domain| evaluate::measure(&model, &tokenizer, &counts, Some(domain), ROWS_BY_DOMAIN))
+        .collect::<Result<Vec<_>>>()?;
+    figures.extend(&by_domain);
+    print(&figures, parameters, model.config().active);
+
+    let beside = out.parent().unwrap_or(out);
+    let mut stated = json!({
+        "parameters": parameters,
+        "held_out_bits_per_token": all.bits,
+        "unigram_bits_per_token": all.unigram,
+        "bigram_bits_per_token": all.bigram,
+        "silent": all.silent,
+        "silent_by_domain": by_domain.iter().map(|f| (f.name.to_string(), json!(f.silent))).collect::<serde_json::Map<_, _>>(),
+    });
+    match train::read_progress(work) {
+        Ok(progress) => {
+            println!(
+                "Tokens seen: {:.1} million in {} steps, {:.0} minutes.",
+                progress.tokens as f64 / 1e6,
+                progress.step,
+                progress.seconds / 60.0
+            );
+            stated["tokens_seen"] = json!(progress.tokens);
+            stated["steps"] = json!(progress.step);
+            stated["seconds"] = json!(progress.seconds.round());
+            let path = beside.join("loss.svg");
+            std::fs::write(&path, plot::svg(&progress, all.unigram, all.bigram))
+                .with_context(|| format!("writing {}", path.display()))?;
+            let path = beside.join("figures.json");
+            folder::replace(&path, (serde_json::to_string_pretty(&stated)? + "\n").as_bytes())?;
+        }
+        Err(_) => println!("(no training record in {}: figures and curve are not rewritten)", work.display()),
+    }
+
+    println!("\nTwenty answers, each token the most likely one:\n");
+    for (i, question) in evaluate::QUESTIONS.iter().enumerate() {
+        let answer = evaluate::answer(&model, &tokenizer, question, 200)?.replace('\n', "\n    ");
+        println!("{:2}. {question}\n    {answer}\n", i + 1);
+    }
+    Ok(())
+}
+
+fn print(figures: &[&Figures], parameters: usize, active: usize) {
+    println!("Parameters: {parameters}.\n");
+    println!("| held-out text | tokens | bits per token | bigram | unigram | silent neurons |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    for f in figures {
+        println!(
+            "| {} | {} | {:.3} | {:.2} | {:.2} | {:.1} % |",
+            f.name,
+            f.tokens,
+            f.bits,
+            f.bigram,
+            f.unigram,
+            100.0 * f.silent
+        );
+    }
+    let by_layer: Vec<String> = figures[0].silent_by_layer.iter().map(|s| format!("{:.0} %", 100.0 * s)).collect();
+    println!("\nSilent by layer, all text: {}.\n", by_layer.join(", "));
+    println!(
+        "| domain | experts chosen over twice their even share | the three hottest: layer.expert, share of tokens |"
+    );
+    println!("|---|---:|---|");
+    for f in &figures[1..] {
+        let hot = f.hot(active);
+        let three: Vec<String> = hot.iter().take(3).map(|(l, e, s)| format!("{l}.{e} {:.0} %", 100.0 * s)).collect();
+        println!("| {} | {} | {} |", f.name, hot.len(), three.join(", "));
+    }
+    println!();
+}

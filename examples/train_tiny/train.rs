@@ -1,0 +1,233 @@
+//! The training loop: AdamW, a warm-up, a long even stretch, and a fall to nothing over the last part.
+
+use crate::corpus::SEED;
+use crate::corpus::random::Random;
+use crate::loss::{self, CrossEntropy};
+use crate::rows::{Packer, Row};
+use crate::{evaluate, folder, shape};
+use anyhow::{Context, Result};
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use thermocline::config::Config;
+use thermocline::model::reference::Reference;
+use tokenizers::Tokenizer;
+
+/// Each takes its own rows of a step; small matrices gain nothing from being shared.
+const THREADS: usize = 2;
+/// Rows for each thread: short ones first, then fewer but longer ones, so that it learns to hold a conversation.
+const SHORT: (usize, usize) = (8, 160);
+const LONG: (usize, usize) = (3, 400);
+/// From this share of the steps on, rows are long and the rate falls.
+const FALL: f64 = 0.75;
+const PEAK_RATE: f64 = 2.5e-3;
+const WARM_UP: usize = 100;
+const NORM_LIMIT: f64 = 1.0;
+const BALANCE: f64 = 0.01;
+/// The push towards silence grows until this share of the neurons of chosen experts is silent.
+const SILENT_TARGET: f64 = 0.72;
+const SAVE_EVERY: Duration = Duration::from_secs(150);
+const REPORT_EVERY: usize = 25;
+const HELD_OUT_EVERY: usize = 250;
+
+#[derive(Serialize, Deserialize, Default, Clone)]
+pub struct Progress {
+    pub step: usize,
+    pub tokens: usize,
+    pub seconds: f64,
+    /// The push towards silence as it stands.
+    pub push: f64,
+    /// (tokens seen, bits per token): smoothed training loss, weighted, and held-out loss, not weighted.
+    pub training: Vec<(usize, f64)>,
+    pub held_out: Vec<(usize, f64)>,
+}
+
+pub struct Job<'a> {
+    pub config: &'a Config,
+    pub tokenizer: &'a Tokenizer,
+    pub steps: usize,
+    /// Stop after this long whatever the step: the fall is then spread over what time is left.
+    pub limit: Option<Duration>,
+    pub out: PathBuf,
+    pub work: PathBuf,
+    pub resume: bool,
+}
+
+fn batch(packer: &mut Packer, (count, length): (usize, usize)) -> Result<(Tensor, CrossEntropy)> {
+    let rows = (0..count).map(|_| packer.row(length)).collect::<Result<Vec<Row>>>()?;
+    let inputs: Vec<u32> = rows.iter().flat_map(|row| &row.tokens[..length]).copied().collect();
+    let targets = rows.iter().flat_map(|row| &row.tokens[1..]).copied().collect();
+    let weights = rows.iter().flat_map(|row| &row.weights).copied().collect();
+    Ok((Tensor::from_vec(inputs, (count, length), &Device::Cpu)?, CrossEntropy { targets, weights }))
+}
+
+/// Rate at this share of the whole way, `since` steps after a start or a resumption.
+fn rate(done: f64, since: usize) -> f64 {
+    let warm = ((since + 1) as f64 / WARM_UP as f64).min(1.0);
+    let fall = if done < FALL { 1.0 } else { ((1.0 - done) / (1.0 - FALL)).clamp(0.02, 1.0) };
+    PEAK_RATE * warm.min(fall)
+}
+
+/// What one thread's rows of a step have to say. Sums over threads once they are added up.
+struct Learnt {
+    grads: GradStore,
+    nats: f64,
+    balance: f64,
+    neurons: usize,
+    silent: usize,
+}
+
+impl Learnt {
+    fn add(&mut self, mut other: Learnt, vars: &[Var]) -> Result<()> {
+        for var in vars {
+            let sum = match (self.grads.remove(var), other.grads.remove(var)) {
+                (Some(a), Some(b)) => Some((a + b)?),
+                (one, None) | (None, one) => one,
+            };
+            if let Some(sum) = sum {
+                self.grads.insert(var, sum);
+            }
+        }
+        self.nats += other.nats;
+        self.balance += other.balance;
+        self.neurons += other.neurons;
+        self.silent += other.silent;
+        Ok(())
+    }
+}
+
+/// Forward and backward over rows of this seed. Each step and thread has its own, so a resumed run sees the text it
+/// would have seen.
+fn learn(model: &Reference, tokenizer: &Tokenizer, seed: u64, size: (usize, usize), push: f64) -> Result<Learnt> {
+    let (tokens, loss) = batch(&mut Packer::new(tokenizer, seed, None)?, size)?;
+    let output = model.forward(&tokens)?;
+    let guess = loss.of(&output.logits)?;
+    let (balance, loudness) = (loss::balance(&output.layers)?, loss::loudness(&output.layers)?);
+    let total = ((&guess + (&balance * BALANCE)?)? + (loudness * push)?)?;
+    let (mut neurons, mut silent) = (0, 0);
+    for seen in &output.layers {
+        let (all, none) = loss::silence(seen)?;
+        (neurons, silent) = (neurons + all, silent + none);
+    }
+    Ok(Learnt {
+        grads: (total / THREADS as f64)?.backward()?,
+        nats: guess.to_scalar::<f32>()? as f64,
+        balance: balance.to_scalar::<f32>()? as f64,
+        neurons,
+        silent,
+    })
+}
+
+pub fn run(job: &Job) -> Result<Progress> {
+    std::fs::create_dir_all(&job.work).with_context(|| format!("creating {}", job.work.display()))?;
+    let weights = shape::first_weights(job.config, SEED)?;
+    let mut progress = Progress { push: 0.05, ..Progress::default() };
+    if job.resume {
+        progress = load(&job.work, &weights)?;
+        eprintln!("resumed at step {}", progress.step);
+    }
+    let model = shape::model(job.config, &shape::tensors(&weights))?;
+    let vars: Vec<Var> = weights.values().cloned().collect();
+    let mut optimizer =
+        AdamW::new(vars.clone(), ParamsAdamW { lr: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05 })?;
+
+    let (began, first) = (Instant::now(), progress.step);
+    let before = progress.seconds;
+    let (mut saved, mut smooth) = (Instant::now(), None::<f64>);
+    loop {
+        let elapsed = before + began.elapsed().as_secs_f64();
+        let by_time = job.limit.map_or(0.0, |limit| elapsed / limit.as_secs_f64());
+        let done = (progress.step as f64 / job.steps as f64).max(by_time);
+        if done >= 1.0 {
+            break;
+        }
+        let size = if done < FALL { SHORT } else { LONG };
+        let part = |thread: usize| {
+            let seed = Random::new(SEED ^ ((progress.step as u64 + 1) << 20) ^ thread as u64).next();
+            learn(&model, job.tokenizer, seed, size, progress.push)
+        };
+        // Each thread has its own rows; the gradients are averaged.
+        let mut parts = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || part(thread))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("a training thread does not panic"))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let mut learnt = parts.remove(0);
+        for other in parts {
+            learnt.add(other, &vars)?;
+        }
+        let mut grads = learnt.grads;
+        let norm = loss::clip(&mut grads, &vars, NORM_LIMIT)?;
+        optimizer.set_learning_rate(rate(done, progress.step - first));
+        optimizer.step(&grads)?;
+        progress.step += 1;
+        progress.tokens += THREADS * size.0 * size.1;
+        progress.seconds = before + began.elapsed().as_secs_f64();
+
+        let bits = learnt.nats / THREADS as f64 / std::f64::consts::LN_2;
+        smooth = Some(smooth.map_or(bits, |smooth| 0.95 * smooth + 0.05 * bits));
+        if progress.step % REPORT_EVERY == 0 {
+            let silent = learnt.silent as f64 / learnt.neurons as f64;
+            progress.push = (progress.push * if silent < SILENT_TARGET { 1.1 } else { 0.9 }).clamp(1e-3, 2.0);
+            let smooth = smooth.unwrap_or(bits);
+            progress.training.push((progress.tokens, smooth));
+            eprintln!(
+                "step {:5}  {:4.0}%  {:.3} bits/token  silent {:.2} (push {:.3})  balance {:.2}  norm {norm:.2}  rate {:.1e}  {:.0} tokens/s  {:.0} s",
+                progress.step,
+                done * 100.0,
+                smooth,
+                silent,
+                progress.push,
+                learnt.balance / THREADS as f64,
+                optimizer.learning_rate(),
+                progress.tokens as f64 / progress.seconds,
+                progress.seconds,
+            );
+        }
+        if progress.step % HELD_OUT_EVERY == 0 {
+            let held_out = evaluate::held_out_bits(&model, job.tokenizer, 12)?;
+            progress.held_out.push((progress.tokens, held_out));
+            eprintln!("            held out: {held_out:.3} bits/token");
+        }
+        if saved.elapsed() > SAVE_EVERY {
+            save(job, &weights, &progress)?;
+            saved = Instant::now();
+        }
+    }
+    let held_out = evaluate::held_out_bits(&model, job.tokenizer, 12)?;
+    progress.held_out.push((progress.tokens, held_out));
+    save(job, &weights, &progress)?;
+    Ok(progress)
+}
+
+/// The f32 weights and the progress for resuming, and the folder as it would be shipped now.
+fn save(job: &Job, weights: &shape::Weights, progress: &Progress) -> Result<()> {
+    let tensors = shape::tensors(weights);
+    let all: HashMap<String, Tensor> = tensors.clone().into_iter().collect();
+    let bytes = safetensors::serialize(all.iter().map(|(name, tensor)| (name.as_str(), tensor)), None)?;
+    folder::replace(&job.work.join("weights.safetensors"), &bytes)?;
+    folder::replace(&job.work.join("progress.json"), serde_json::to_string(progress)?.as_bytes())?;
+    folder::write(&job.out, job.config, job.tokenizer, &tensors)
+}
+
+fn load(work: &Path, weights: &shape::Weights) -> Result<Progress> {
+    let stored = candle_core::safetensors::load(work.join("weights.safetensors"), &Device::Cpu)
+        .with_context(|| format!("resuming from {}", work.display()))?;
+    for (name, var) in weights {
+        let tensor = stored.get(name).with_context(|| format!("the saved weights lack {name}"))?;
+        var.set(tensor)?;
+    }
+    read_progress(work)
+}
+
+pub fn read_progress(work: &Path) -> Result<Progress> {
+    let path = work.join("progress.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(serde_json::from_str(&text)?)
+}
