@@ -4,6 +4,8 @@ use crate::corpus::random::Random;
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
 use std::collections::BTreeMap;
+use thermocline::Error;
+use thermocline::checkpoint::Part;
 use thermocline::config::{Config, Gating, Layer};
 use thermocline::model::reference::Reference;
 
@@ -13,7 +15,10 @@ pub const VOCAB: usize = 1024;
 
 /// Layers 0 and 4 see everything and know no positions; the others see a window and rotate.
 pub fn config(eos: [u32; 2]) -> Config {
-    let layer = |i: usize| Layer { rotary: i % 4 != 0, window: (i % 4 != 0).then_some(WINDOW) };
+    let layer = |i: usize| match i % 4 {
+        0 => Layer { rotary: false, window: None },
+        _ => Layer { rotary: true, window: Some(WINDOW) },
+    };
     Config {
         family: "smallthinker",
         name: Some("smallthinker_thermocline_tiny".to_string()),
@@ -46,15 +51,14 @@ pub fn first_weights(config: &Config, seed: u64) -> Result<Weights> {
     let mut random = Random::new(seed);
     let mut weights = Weights::new();
     let writers = (2.0 * config.layers.len() as f64).sqrt();
-    Reference::new(config, |name, shape| {
+    Reference::new(config, |part, shape| {
         let count: usize = shape.iter().product();
-        let spread = match shape {
-            [_] => 0.0,
-            _ if name.starts_with("model.embed") => 0.3,
-            [_, inputs] if name.contains("o_proj") || name.contains("down") => 1.0 / (*inputs as f64).sqrt() / writers,
-            [_, inputs] if name.starts_with("lm_head") => 0.5 / (*inputs as f64).sqrt(),
-            [_, inputs, ..] => 1.0 / (*inputs as f64).sqrt(),
-            [] => unreachable!("no weight of the family is a scalar"),
+        let spread = match (part, shape) {
+            (_, [] | [_]) => 0.0,
+            (Part::Embedding, _) => 0.3,
+            (Part::AttentionOut(_) | Part::Down(..), [.., inputs]) => 1.0 / (*inputs as f64).sqrt() / writers,
+            (Part::Head, [.., inputs]) => 0.5 / (*inputs as f64).sqrt(),
+            (_, [.., inputs]) => 1.0 / (*inputs as f64).sqrt(),
         };
         let value = |random: &mut Random| {
             let (u, v) = (1.0 - random.unit(), random.unit());
@@ -64,7 +68,7 @@ pub fn first_weights(config: &Config, seed: u64) -> Result<Weights> {
             if shape.len() == 1 { vec![1f32; count] } else { (0..count).map(|_| value(&mut random)).collect() };
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
         let tensor = var.as_tensor().clone();
-        weights.insert(name.to_string(), var);
+        weights.insert(name(part), var);
         Ok(tensor)
     })?;
     Ok(weights)
@@ -72,13 +76,35 @@ pub fn first_weights(config: &Config, seed: u64) -> Result<Weights> {
 
 /// The model over these weights; training them trains it.
 pub fn model(config: &Config, weights: &BTreeMap<String, Tensor>) -> Result<Reference> {
-    Ok(Reference::new(config, |name, shape| match weights.get(name) {
-        Some(tensor) if tensor.dims() == shape => Ok(tensor.clone()),
-        Some(tensor) => {
-            Err(thermocline::Error::Model(format!("{name}: expected shape {shape:?}, found {:?}", tensor.dims())))
+    Ok(Reference::new(config, |part, shape| {
+        let name = name(part);
+        match weights.get(&name) {
+            Some(tensor) if tensor.dims() == shape => Ok(tensor.clone()),
+            Some(tensor) => Err(Error::Model(format!("{name}: expected shape {shape:?}, found {:?}", tensor.dims()))),
+            None => Err(Error::Model(format!("{name}: no such tensor among the weights"))),
         }
-        None => Err(thermocline::Error::Model(format!("{name}: no such tensor among the weights"))),
     })?)
+}
+
+/// A part's name in a safetensors checkpoint of the family (specification 2.1).
+fn name(part: Part) -> String {
+    let layer = |i: u16, rest: &str| format!("model.layers.{i}.{rest}.weight");
+    let expert = |i: u16, e: u16, matrix: &str| layer(i, &format!("block_sparse_moe.experts.{e}.{matrix}"));
+    match part {
+        Part::Embedding => "model.embed_tokens.weight".to_string(),
+        Part::OutputNorm => "model.norm.weight".to_string(),
+        Part::Head => "lm_head.weight".to_string(),
+        Part::NormIn(i) => layer(i, "input_layernorm"),
+        Part::Query(i) => layer(i, "self_attn.q_proj"),
+        Part::Key(i) => layer(i, "self_attn.k_proj"),
+        Part::Value(i) => layer(i, "self_attn.v_proj"),
+        Part::AttentionOut(i) => layer(i, "self_attn.o_proj"),
+        Part::NormFfn(i) => layer(i, "post_attention_layernorm"),
+        Part::Router(i) => layer(i, "block_sparse_moe.primary_router"),
+        Part::Gate(i, e) => expert(i, e, "gate"),
+        Part::Up(i, e) => expert(i, e, "up"),
+        Part::Down(i, e) => expert(i, e, "down"),
+    }
 }
 
 pub fn tensors(weights: &Weights) -> BTreeMap<String, Tensor> {

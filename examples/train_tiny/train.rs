@@ -172,7 +172,7 @@ pub fn run(job: &Job) -> Result<Progress> {
 
         let bits = learnt.nats / THREADS as f64 / std::f64::consts::LN_2;
         smooth = Some(smooth.map_or(bits, |smooth| 0.95 * smooth + 0.05 * bits));
-        if progress.step % REPORT_EVERY == 0 {
+        if progress.step.is_multiple_of(REPORT_EVERY) {
             let silent = learnt.silent as f64 / learnt.neurons as f64;
             progress.push = (progress.push * if silent < SILENT_TARGET { 1.1 } else { 0.9 }).clamp(1e-3, 2.0);
             let smooth = smooth.unwrap_or(bits);
@@ -190,7 +190,7 @@ pub fn run(job: &Job) -> Result<Progress> {
                 progress.seconds,
             );
         }
-        if progress.step % HELD_OUT_EVERY == 0 {
+        if progress.step.is_multiple_of(HELD_OUT_EVERY) {
             let held_out = evaluate::held_out_bits(&model, job.tokenizer, 12)?;
             progress.held_out.push((progress.tokens, held_out));
             eprintln!("            held out: {held_out:.3} bits/token");

@@ -6,9 +6,10 @@
 
 mod gradient;
 
+use crate::checkpoint::{Checkpoint, DownOrder, Part};
 use crate::config::{Config, Gating, Layer};
 use crate::error::Result;
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use gradient::{CausalSoftmax, RmsNorm, Rotate};
 
 /// The model: shapes in the comments are the checkpoint's, `[out, in]`.
@@ -57,39 +58,51 @@ pub struct Seen {
 }
 
 impl Reference {
-    /// Builds the model from a lookup of weights by their names in a safetensors checkpoint (specification 2.1).
+    /// The model of an opened checkpoint, every weight decoded to f32.
+    pub fn open(checkpoint: &Checkpoint) -> Result<Reference> {
+        Reference::new(&checkpoint.config, |part, shape| {
+            let stored = checkpoint.stored(part);
+            let mut weights = vec![0f32; stored.rows * stored.width];
+            stored.format.decode(stored.bytes, &mut weights);
+            let tensor = Tensor::from_vec(weights, (stored.rows, stored.width), &Device::Cpu)?;
+            let by_neuron = matches!(part, Part::Down(..)) && checkpoint.down == DownOrder::ByNeuron;
+            let tensor = if by_neuron { tensor.t()?.contiguous()? } else { tensor };
+            Ok(tensor.reshape(shape)?)
+        })
+    }
+
+    /// Builds the model from a lookup of its parts; shapes are the checkpoint's (specification 2.1).
     ///
-    /// The lookup answers f32 tensors; it sees each name once, and `lm_head.weight` only when the head is not tied.
-    /// Errors are the lookup's own: a missing name, a wrong shape.
-    pub fn new(config: &Config, mut weight: impl FnMut(&str, &[usize]) -> Result<Tensor>) -> Result<Reference> {
+    /// The lookup answers f32 tensors; it is asked for each part once, for the head only when it is not tied.
+    /// Errors are the lookup's own: a missing part, a wrong shape.
+    pub fn new(config: &Config, mut weight: impl FnMut(Part, &[usize]) -> Result<Tensor>) -> Result<Reference> {
         let (width, neurons) = (config.width, config.neurons);
         let (heads, kv) = (config.heads * config.head_width, config.kv_heads * config.head_width);
-        let embed = weight("model.embed_tokens.weight", &[config.vocab, width])?;
+        let embed = weight(Part::Embedding, &[config.vocab, width])?;
         let mut blocks = Vec::with_capacity(config.layers.len());
-        for (i, layer) in config.layers.iter().enumerate() {
-            let mut part = |name: &str, shape: &[usize]| weight(&format!("model.layers.{i}.{name}.weight"), shape);
+        for (i, layer) in (0u16..).zip(&config.layers) {
             let mut experts = Vec::with_capacity(config.experts);
-            for e in 0..config.experts {
+            for e in 0..config.experts as u16 {
                 experts.push(Expert {
-                    gate: part(&format!("block_sparse_moe.experts.{e}.gate"), &[neurons, width])?,
-                    up: part(&format!("block_sparse_moe.experts.{e}.up"), &[neurons, width])?,
-                    down: part(&format!("block_sparse_moe.experts.{e}.down"), &[width, neurons])?,
+                    gate: weight(Part::Gate(i, e), &[neurons, width])?,
+                    up: weight(Part::Up(i, e), &[neurons, width])?,
+                    down: weight(Part::Down(i, e), &[width, neurons])?,
                 });
             }
             blocks.push(Block {
                 layer: *layer,
-                norm_in: part("input_layernorm", &[width])?,
-                query: part("self_attn.q_proj", &[heads, width])?,
-                key: part("self_attn.k_proj", &[kv, width])?,
-                value: part("self_attn.v_proj", &[kv, width])?,
-                out: part("self_attn.o_proj", &[width, heads])?,
-                norm_ffn: part("post_attention_layernorm", &[width])?,
-                router: part("block_sparse_moe.primary_router", &[config.experts, width])?,
+                norm_in: weight(Part::NormIn(i), &[width])?,
+                query: weight(Part::Query(i), &[heads, width])?,
+                key: weight(Part::Key(i), &[kv, width])?,
+                value: weight(Part::Value(i), &[kv, width])?,
+                out: weight(Part::AttentionOut(i), &[width, heads])?,
+                norm_ffn: weight(Part::NormFfn(i), &[width])?,
+                router: weight(Part::Router(i), &[config.experts, width])?,
                 experts,
             });
         }
-        let norm = weight("model.norm.weight", &[width])?;
-        let head = if config.tied { embed.clone() } else { weight("lm_head.weight", &[config.vocab, width])? };
+        let norm = weight(Part::OutputNorm, &[width])?;
+        let head = if config.tied { embed.clone() } else { weight(Part::Head, &[config.vocab, width])? };
         Ok(Reference { config: config.clone(), embed, blocks, norm, head })
     }
 
@@ -209,4 +222,15 @@ fn choose(router: &[Vec<f32>], active: usize) -> Vec<u32> {
         chosen.extend(ids);
     }
     chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_go_to_the_lower_index_and_choices_ascend() {
+        let rows = [vec![1.0, 3.0, 3.0, 3.0], vec![-1.0, -5.0, -0.5, 0.25]];
+        assert_eq!(choose(&rows, 2), [1, 2, 2, 3]);
+    }
 }

@@ -90,7 +90,7 @@ fn json(random: &mut Random) -> (String, String) {
             (format!("a point at {x}, {y}"), object(&fields, lines))
         }
     };
-    (fill(&ask.replace("{x}", "{x}"), &[("x", &what)]), answer)
+    (ask.replace("{x}", &what), answer)
 }
 
 /// The same kinds of thing when the asker leaves the values to us.

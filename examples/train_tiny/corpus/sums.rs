@@ -94,7 +94,7 @@ pub fn turn(random: &mut Random) -> (String, String) {
         }
         5 => {
             let n = random.below(100);
-            let kind = if n % 2 == 0 { "even" } else { "odd" };
+            let kind = if n.is_multiple_of(2) { "even" } else { "odd" };
             let way = random.pick(&["Is {n} even or odd?", "Is {n} odd or even?"]);
             (fill(way, &[("n", &n.to_string())]), format!("{n} is {kind}."))
         }

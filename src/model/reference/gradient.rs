@@ -157,3 +157,76 @@ impl CustomOp1 for CausalSoftmax {
         Ok(Some(Tensor::from_vec(all, shares.shape(), shares.device())?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{D, Device, Var};
+
+    /// Numbers without a pattern, between -1 and 1.
+    fn noise(shape: &[usize], seed: u32) -> Var {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+        Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    /// Same values and, for a loss that weighs every element differently, the same gradients.
+    fn agree(vars: &[&Var], ours: Tensor, composed: Tensor) {
+        assert!(largest_difference(&ours, &composed) < 1e-5);
+        let weights = noise(ours.dims(), 99);
+        let grads = |y: Tensor| (y * weights.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+        let (ours, composed) = (grads(ours), grads(composed));
+        for var in vars {
+            let (ours, composed) = (ours.get(var).unwrap(), composed.get(var).unwrap());
+            assert!(largest_difference(ours, composed) < 1e-4, "{ours} {composed}");
+        }
+    }
+
+    #[test]
+    fn rms_norm_equals_its_composition() {
+        let (x, w) = (noise(&[5, 32], 1), noise(&[32], 2));
+        let root = ((x.sqr().unwrap().mean_keepdim(D::Minus1).unwrap() + 1e-6).unwrap()).sqrt().unwrap();
+        let composed = x.broadcast_div(&root).unwrap().broadcast_mul(&w).unwrap();
+        agree(&[&x, &w], x.apply_op2(&w, RmsNorm { epsilon: 1e-6 }).unwrap(), composed);
+    }
+
+    #[test]
+    fn rotation_equals_its_composition() {
+        let x = noise(&[2, 7, 3, 8], 3);
+        let angle = |p: usize, j: usize| p as f64 * 10_000f64.powf(-2.0 * j as f64 / 8.0);
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = (0..28).map(|i| f(angle(i / 4, i % 4)) as f32).collect();
+            Tensor::from_vec(values, (1, 7, 1, 4), &Device::Cpu).unwrap()
+        };
+        let (sin, cos) = (table(f64::sin), table(f64::cos));
+        let (a, b) = (x.narrow(3, 0, 4).unwrap(), x.narrow(3, 4, 4).unwrap());
+        let times = |x: &Tensor, y: &Tensor| x.broadcast_mul(y).unwrap();
+        let first = (times(&a, &cos) - times(&b, &sin)).unwrap();
+        let second = (times(&b, &cos) + times(&a, &sin)).unwrap();
+        let composed = Tensor::cat(&[first, second], 3).unwrap();
+        agree(&[&x], x.apply_op1(Rotate::by_position(10_000.0)).unwrap(), composed);
+    }
+
+    #[test]
+    fn softmax_equals_its_composition_with_and_without_a_window() {
+        for window in [None, Some(1), Some(3), Some(100)] {
+            let scores = noise(&[2, 3, 6, 6], 4);
+            let hidden = |i: usize| {
+                let (query, key) = (i / 6, i % 6);
+                if key <= query && window.is_none_or(|w| key + w > query) { 0f32 } else { f32::NEG_INFINITY }
+            };
+            let mask = Tensor::from_vec((0..36).map(hidden).collect(), (6, 6), &Device::Cpu).unwrap();
+            let masked = (scores.as_tensor() * 0.5).unwrap().broadcast_add(&mask).unwrap();
+            let composed = candle_nn::ops::softmax(&masked, D::Minus1).unwrap();
+            agree(&[&scores], scores.apply_op1(CausalSoftmax { scale: 0.5, window }).unwrap(), composed);
+        }
+    }
+}
