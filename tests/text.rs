@@ -310,3 +310,31 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// Whatever the keys of a GGUF say: an error or a tokenizer, no panic.
+    #[test]
+    fn damaged_gguf_keys_never_panic(
+        tokens in prop::collection::vec((any::<prop::sample::Index>(), "[a-h<|>Ġé\\[\\]0-9PAD]{0,6}"), 0..4),
+        types in prop::collection::vec((any::<prop::sample::Index>(), 0u32..9), 0..4),
+        merges in prop::collection::vec("[a-h]{0,3} ?[a-h]{0,3}", 0..3),
+        ids in any::<[Option<u32>; 3]>(),
+        template in prop::option::of("[a-z{%} ]{0,20}"),
+    ) {
+        let mut keys = small();
+        for (at, text) in tokens {
+            *at.get_mut(&mut keys.tokens) = text;
+        }
+        for (at, kind) in types {
+            *at.get_mut(&mut keys.token_types) = kind;
+        }
+        keys.merges.extend(merges);
+        [keys.bos, keys.eos, keys.padding] = ids;
+        keys.chat_template = template;
+        if let Ok(text) = open_gguf(&keys) {
+            let ids = text.encode("hello <|im_end|> [PAD260] 'll", true).unwrap();
+            prop_assert!(ids.iter().all(|id| (*id as usize) < text.limit()));
+        }
+    }
+}

@@ -5,7 +5,6 @@
 
 use super::pieces::{Kind, Pieces, Token, byte_characters};
 use crate::error::{Error, Result};
-use std::collections::HashMap;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
@@ -40,11 +39,10 @@ impl Vocabulary {
             )));
         }
         // Later entries win, added tokens last: they keep the id their file gives them.
-        let mut ids: HashMap<&str, u32> = HashMap::with_capacity(self.tokens.len() + self.added.len());
-        ids.extend(all().map(|(text, id)| (text.as_str(), id)));
+        let ids: Vocab = all().map(|(text, id)| (text.clone(), id)).collect();
         for (byte, character) in byte_characters() {
             let mut spelled = [0; 4];
-            if !ids.contains_key(&*character.encode_utf8(&mut spelled)) {
+            if !ids.contains_key(character.encode_utf8(&mut spelled) as &str) {
                 return Err(fail(format!(
                     "no token for byte 0x{byte:02X} (written {character:?}); expected a byte-level vocabulary with all 256"
                 )));
@@ -72,11 +70,10 @@ impl Vocabulary {
                 }),
             ),
         );
-        let vocab: Vocab = ids.into_iter().map(|(text, id)| (text.to_string(), id)).collect();
         let place = self.place;
         let refused = |e: tokenizers::Error| Error::Model(format!("{place}: the tokenizer cannot be built: {e}"));
         let bpe = BPE::builder()
-            .vocab_and_merges(vocab, self.merges)
+            .vocab_and_merges(ids, self.merges)
             .ignore_merges(self.ignore_merges)
             .build()
             .map_err(refused)?;

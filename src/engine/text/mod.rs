@@ -1,6 +1,6 @@
 //! Between people's text and the model's token ids: the tokenizer, what ends an answer, the chat template.
 //!
-//! Both containers (files beside the weights, keys inside a GGUF) become the same [`Parts`] and go one road
+//! Both containers (files beside the weights, keys inside a GGUF) become the same `Parts` and go one road
 //! from there, so that a model answers alike in either.
 
 mod bpe;
