@@ -34,9 +34,9 @@ pub fn dot_rows(isa: Isa, w: Rows, pick: Pick, x: &Activations, order: Order, ou
         let highest = pick.iter().copied().max().unwrap_or(0);
         assert!((highest as usize) < w.len(), "dot_rows: row {highest} of {}", w.len());
     }
-    let verb = arch::dot_rows(isa, &w);
+    let verb = arch::dot_rows(isa, &w, order);
     // SAFETY: `isa` proves that the processor has the instructions the verb was compiled for; the shapes were checked above.
-    unsafe { verb(w, pick, x, order, out) }
+    unsafe { verb(w, pick, x, out) }
 }
 
 /// `out[c] += Σ_i h[i] · w[i][c]` for `c` in `columns`, `i` ascending, one multiply-add each. `out` has a place for each

@@ -137,6 +137,13 @@ impl<'a> Rows<'a> {
         &self.bytes[i * self.stride..][..self.row_bytes]
     }
 
+    /// The address of row `i`, for loops that have checked their indices.
+    #[inline(always)]
+    pub(crate) fn row_at(&self, i: usize) -> *const u8 {
+        debug_assert!(i < self.len);
+        self.bytes.as_ptr().wrapping_add(i * self.stride)
+    }
+
     /// Block `b` of a row that lies in lanes, as a file would have it.
     pub(crate) fn lane_block(&self, row: &[u8], b: usize) -> [u8; 34] {
         let parts = Parts::of(self.format).expect("checked when the rows were made");
@@ -295,7 +302,6 @@ impl<'a> Columns<'a> {
         Columns { first, stride: self.stride, columns: range.len(), t: self.t, borrow: PhantomData }
     }
 
-    #[allow(dead_code)]
     /// The address of number 0 of row `t`, for loops that have checked their indices.
     #[inline(always)]
     pub(crate) fn at(&mut self, t: usize) -> *mut f32 {

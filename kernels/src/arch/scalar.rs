@@ -81,6 +81,11 @@ fn floats_of_row(w: Rows, row: usize, x: &[f32], sum: &mut Sum) {
             let sum = sum.at(i);
             *sum = weight[0].mul_add(*x, *sum);
         }
+        // In lanes, a row is thought of as filled up with zeros.
+        if let Sum::Lanes(lanes) = sum {
+            let rest = x.len() % LANES;
+            lanes.iter_mut().skip(if rest == 0 { LANES } else { rest }).for_each(|sum| *sum = 0f32.mul_add(0.0, *sum));
+        }
     })
 }
 

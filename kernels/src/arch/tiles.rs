@@ -1,0 +1,321 @@
+//! Weighted sums of neurons with the scales of an ordinary file: the integers of 32 neurons are summed over those that
+//! fire, then scaled once per output.
+
+use std::ops::Range;
+
+use super::vector::Vector;
+use crate::format::{Q4_0, Q4_1, Q8_0, RUN};
+use crate::layout::{CHUNK, LANES};
+use crate::{Activations, Columns, Tiles};
+
+/// Blocks of 32 neurons whose rows are asked for ahead of time: they are to lie in the second-level cache by then.
+const AHEAD: usize = 2;
+
+/// Formats that can be laid by neuron.
+pub(super) trait Tiled {
+    /// Whether a byte holds two codes.
+    const NIBBLES: bool;
+    const OFFSET: i32;
+    const MINIMUM: bool;
+    /// Outputs in a whole chunk.
+    const OUTPUTS: usize = if Self::NIBBLES { 2 * CHUNK } else { CHUNK };
+    /// Sums a vector of codes gives rise to: four per nibble.
+    const SUMS: usize = if Self::NIBBLES { 8 } else { 4 };
+}
+
+impl Tiled for Q4_0 {
+    const NIBBLES: bool = true;
+    const OFFSET: i32 = 8;
+    const MINIMUM: bool = false;
+}
+
+impl Tiled for Q4_1 {
+    const NIBBLES: bool = true;
+    const OFFSET: i32 = 0;
+    const MINIMUM: bool = true;
+}
+
+impl Tiled for Q8_0 {
+    const NIBBLES: bool = false;
+    const OFFSET: i32 = 0;
+    const MINIMUM: bool = false;
+}
+
+/// What the offset of the codes takes off per unit of `h`.
+#[inline(always)]
+fn offset<V: Vector, B: Tiled>() -> i32 {
+    if B::NIBBLES { B::OFFSET } else { V::SIGNED_OFFSET }
+}
+
+/// [`add_tiles`](crate::add_tiles).
+#[inline(always)]
+pub(super) unsafe fn tiles<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Range<usize>, out: &mut Columns) {
+    // Only whole chunks go through the loops below; a shorter one at the end, or those cut by the range, do not.
+    let end = (columns.end / B::OUTPUTS).min(w.width() / B::OUTPUTS) * B::OUTPUTS;
+    let whole = columns.start.next_multiple_of(B::OUTPUTS)..end;
+    if whole.is_empty() {
+        return super::scalar::add_tiles(w, h, columns, out);
+    }
+    let (before, after) = (columns.start..whole.start, whole.end..columns.end);
+    // SAFETY: the verb has checked the shapes, and the columns are whole chunks.
+    unsafe {
+        let mut out = out.slice(before.len()..before.len() + whole.len());
+        if h.t() == 1 {
+            one_vector::<V, B>(w, h, whole, &mut out);
+        } else {
+            many_vectors::<V, B>(w, h, whole, &mut out);
+        }
+    }
+    if !before.is_empty() {
+        super::scalar::add_tiles(w, h, before.clone(), &mut out.slice(0..before.len()));
+    }
+    if !after.is_empty() {
+        let first = after.start - columns.start;
+        super::scalar::add_tiles(w, h, after.clone(), &mut out.slice(first..first + after.len()));
+    }
+}
+
+/// The neurons of a block that fire: their rows of codes and, four to a number, their weights.
+struct Firing {
+    rows: [*const u8; RUN],
+    weights: [i32; RUN / 4],
+    /// Rounded up to a multiple of four, by rows of weight zero.
+    n: usize,
+}
+
+/// Silent neurons of block `b` are not among them.
+#[inline(always)]
+fn firing(w: &Tiles, h: &Activations, b: usize) -> Firing {
+    let codes = w.bytes().as_ptr().wrapping_add(b * RUN * w.plan().row_bytes);
+    let group = &h.groups(0)[b / LANES];
+    let mut list = Firing { rows: [codes; RUN], weights: [0; RUN / 4], n: 0 };
+    let mut bytes = [0i8; RUN];
+    for k in 0..RUN / 4 {
+        for i in 0..4 {
+            let weight = group.codes[k][b % LANES * 4 + i];
+            // Written always, kept if it fires: the next one overwrites it otherwise.
+            list.rows[list.n] = codes.wrapping_add((4 * k + i) * w.plan().row_bytes);
+            bytes[list.n] = weight;
+            list.n += usize::from(weight != 0);
+        }
+    }
+    // What follows the last firing neuron is a silent one's zero, or was never written.
+    list.n = list.n.next_multiple_of(4);
+    for (weight, four) in list.weights.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *weight = i32::from_le_bytes(four.map(|b| b as u8));
+    }
+    list
+}
+
+/// Sums of `SUMS` times `LANES` outputs over some neurons: integers, as `LANES` outputs in each vector.
+#[inline(always)]
+unsafe fn add_four<V: Vector, B: Tiled>(sums: &mut [V::I; 8], codes: [V::I; 4], h: V::I) {
+    // SAFETY: arithmetic only.
+    unsafe {
+        let mask = V::splat(0x0f0f_0f0f);
+        for i in 0..4 {
+            if B::NIBBLES {
+                sums[i] = V::dot::<15>(sums[i], V::and(codes[i], mask), h);
+                sums[i + 4] = V::dot::<15>(sums[i + 4], V::and(V::shr(codes[i], 4), mask), h);
+            } else {
+                sums[i] = V::dot_signed(sums[i], V::signed(codes[i]), h);
+            }
+        }
+    }
+}
+
+/// The first output of sum `i` of the vector at byte `byte` of a chunk.
+#[inline(always)]
+fn output<B: Tiled>(i: usize, byte: usize) -> usize {
+    // Four pieces of 16 bytes in a chunk, one lane of 32 bits per output; see `TilePlan`.
+    let low = 16 * (i % 4) + byte / 4;
+    if i < 4 { low } else { low + CHUNK }
+}
+
+/// One vector of activations: block after block, all columns of each, so that rows are read in long runs.
+#[inline(always)]
+unsafe fn one_vector<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Range<usize>, out: &mut Columns) {
+    let blocks = w.neurons() / RUN;
+    let per_byte = B::OUTPUTS / CHUNK;
+    let bytes = columns.start / per_byte..columns.end / per_byte;
+    let all = w.bytes().as_ptr();
+    // SAFETY: the caller's: columns are whole chunks that exist, and the output has a number for each.
+    unsafe {
+        let out = out.at(0);
+        for b in 0..blocks.min(AHEAD) {
+            let next = firing(&w, h, b);
+            for row in &next.rows[..next.n] {
+                for at in bytes.clone().step_by(CHUNK) {
+                    V::prefetch(row.wrapping_add(at));
+                }
+            }
+        }
+        for b in 0..blocks {
+            let list = firing(&w, h, b);
+            // Spread over the columns of this block, the lines of a later one are asked for.
+            let next = if b + AHEAD < blocks {
+                firing(&w, h, b + AHEAD)
+            } else {
+                Firing { rows: [all; RUN], weights: [0; RUN / 4], n: 0 }
+            };
+            let mut asked = 0;
+            if list.n > 0 {
+                let sum_of_h = h.groups(0)[b / LANES].whole[b % LANES];
+                let scale = V::splat_f(h.scale(0, b));
+                let less = V::splat(-offset::<V, B>() * sum_of_h);
+                let sum_of_h = V::to_f(V::splat(sum_of_h));
+                for at in bytes.clone().step_by(CHUNK) {
+                    while asked < next.n && asked * bytes.len() <= (at + CHUNK - bytes.start) * next.n {
+                        for line in bytes.clone().step_by(CHUNK) {
+                            V::prefetch(next.rows[asked].wrapping_add(line));
+                        }
+                        asked += 1;
+                    }
+                    let first = at * per_byte;
+                    for half in 0..if B::MINIMUM { 2 } else { 1 } {
+                        let scales = w.plan().half(half, (b + AHEAD).min(blocks - 1), first);
+                        for line in (0..2 * B::OUTPUTS).step_by(CHUNK) {
+                            V::prefetch(all.wrapping_add(scales + line));
+                        }
+                    }
+                    for byte in (0..CHUNK).step_by(4 * V::LANES) {
+                        let mut sums = [less; 8];
+                        for (q, weights) in list.weights[..list.n / 4].iter().enumerate() {
+                            let load = |r: usize| list.rows[4 * q + r].wrapping_add(at + byte);
+                            let rows = [V::load(load(0)), V::load(load(1)), V::load(load(2)), V::load(load(3))];
+                            add_four::<V, B>(&mut sums, V::interleave(rows), V::splat(*weights));
+                        }
+                        for (i, sums) in sums.into_iter().enumerate().take(B::SUMS) {
+                            let c = first + output::<B>(i, byte);
+                            let d = V::halves(all.add(w.plan().half(0, b, c)));
+                            let out = out.add(c - columns.start);
+                            let mut sum = V::fma(V::mul_f(d, scale), V::to_f(sums), V::load_f(out));
+                            if B::MINIMUM {
+                                let m = V::halves(all.add(w.plan().half(1, b, c)));
+                                sum = V::fma(V::mul_f(m, scale), sum_of_h, sum);
+                            }
+                            V::store_f(out, sum);
+                        }
+                    }
+                }
+            }
+            // A silent block, or one of few columns: what is left is asked for now.
+            for row in &next.rows[asked..next.n.max(asked)] {
+                for line in bytes.clone().step_by(CHUNK) {
+                    V::prefetch(row.wrapping_add(line));
+                }
+            }
+        }
+    }
+}
+
+/// Codes of 32 neurons and a vector's worth of outputs, interleaved once for many vectors of activations.
+#[repr(align(64))]
+struct Interleaved<V: Vector>([[V::I; 8]; RUN / 4]);
+
+/// Many vectors of activations: chunk after chunk, so that the outputs of all of them stay in the first-level cache.
+#[inline(always)]
+unsafe fn many_vectors<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Range<usize>, out: &mut Columns) {
+    let blocks = w.neurons() / RUN;
+    let per_byte = B::OUTPUTS / CHUNK;
+    let bytes = columns.start / per_byte..columns.end / per_byte;
+    let all = w.bytes().as_ptr();
+    // SAFETY: the caller's: columns are whole chunks that exist, and the output has a number for each.
+    unsafe {
+        let mask = V::splat(0x0f0f_0f0f);
+        let mut codes = Interleaved::<V>([[mask; 8]; RUN / 4]);
+        for at in bytes.step_by(CHUNK) {
+            for b in 0..blocks {
+                let rows = all.add(b * RUN * w.plan().row_bytes + at);
+                // Reading goes down the neurons, one line each: the next block's lines are far apart, ask for them.
+                for i in 0..RUN {
+                    V::prefetch(rows.wrapping_add((RUN + i) * w.plan().row_bytes));
+                }
+                for byte in (0..CHUNK).step_by(4 * V::LANES) {
+                    for (q, codes) in codes.0.iter_mut().enumerate() {
+                        let load = |r: usize| rows.add((4 * q + r) * w.plan().row_bytes + byte);
+                        let four = [V::load(load(0)), V::load(load(1)), V::load(load(2)), V::load(load(3))];
+                        for (i, v) in V::interleave(four).into_iter().enumerate() {
+                            if B::NIBBLES {
+                                codes[i] = V::and(v, mask);
+                                codes[i + 4] = V::and(V::shr(v, 4), mask);
+                            } else {
+                                codes[i] = V::signed(v);
+                            }
+                        }
+                    }
+                    let first = at * per_byte;
+                    let mut d = [V::splat_f(0.0); 8];
+                    let mut m = d;
+                    for i in 0..B::SUMS {
+                        let c = first + output::<B>(i, byte);
+                        d[i] = V::halves(all.add(w.plan().half(0, b, c)));
+                        if B::MINIMUM {
+                            m[i] = V::halves(all.add(w.plan().half(1, b, c)));
+                        }
+                    }
+                    let c = first - columns.start;
+                    let mut t = 0;
+                    // Twice eight sums are what 32 registers hold; sets with fewer have ROWS 1.
+                    while V::ROWS == 2 && t + 2 <= h.t() {
+                        add_block::<V, B, 2>(&codes, &d, &m, h, t, b, c, byte, out);
+                        t += 2;
+                    }
+                    while t < h.t() {
+                        add_block::<V, B, 1>(&codes, &d, &m, h, t, b, c, byte, out);
+                        t += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One block of neurons, some outputs, vectors `t..t + T`.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the state of one loop, which this is the body of")]
+unsafe fn add_block<V: Vector, B: Tiled, const T: usize>(
+    codes: &Interleaved<V>,
+    d: &[V::F; 8],
+    m: &[V::F; 8],
+    h: &Activations,
+    t: usize,
+    b: usize,
+    column: usize,
+    byte: usize,
+    out: &mut Columns,
+) {
+    // SAFETY: the caller's: block, vectors and columns exist.
+    unsafe {
+        let mut sums = [[V::splat(0); 8]; T];
+        let mut groups = [h.groups(t).as_ptr().add(b / LANES); T];
+        for i in 0..T {
+            groups[i] = h.groups(t + i).as_ptr().add(b / LANES);
+            let whole = (&raw const (*groups[i]).whole).cast::<i32>().add(b % LANES).read();
+            sums[i] = [V::splat(-offset::<V, B>() * whole); 8];
+        }
+        for (q, codes) in codes.0.iter().enumerate() {
+            for i in 0..T {
+                let h = V::splat((&raw const (*groups[i]).codes[q]).cast::<i32>().add(b % LANES).read());
+                for s in 0..B::SUMS {
+                    sums[i][s] = match B::NIBBLES {
+                        true => V::dot::<15>(sums[i][s], codes[s], h),
+                        false => V::dot_signed(sums[i][s], codes[s], h),
+                    };
+                }
+            }
+        }
+        for i in 0..T {
+            let scale = V::splat_f(h.scale(t + i, b));
+            let whole = V::to_f(V::splat((&raw const (*groups[i]).whole).cast::<i32>().add(b % LANES).read()));
+            for s in 0..B::SUMS {
+                let out = out.at(t + i).add(column + output::<B>(s, byte));
+                let mut sum = V::fma(V::mul_f(d[s], scale), V::to_f(sums[i][s]), V::load_f(out));
+                if B::MINIMUM {
+                    sum = V::fma(V::mul_f(m[s], scale), whole, sum);
+                }
+                V::store_f(out, sum);
+            }
+        }
+    }
+}
