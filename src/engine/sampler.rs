@@ -4,12 +4,14 @@
 //! cuts keeps a head of the list by falling logit (equal logits: lower id first) and looks at what the cut
 //! before it left. The list is never sorted: 151,936 logits are scanned, and partitioned where a cut needs it.
 //!
-//! The same seed gives the same tokens on every machine: weights come from an exponential of our own and are
-//! added up as integers, and the draw is candle's seeded one.
+//! The same seed gives the same tokens on every machine: weights come from the kernels' exponential, the same
+//! bits everywhere, and are added up as integers; the draw is candle's seeded one.
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling as Draw};
+use kernels::Isa;
+use kernels::norm::exp_all;
 use std::cmp::Ordering;
 
 /// How the next token is drawn.
@@ -92,9 +94,11 @@ pub struct Sampler {
     limit: usize,
     forbidden: Vec<u32>,
     draw: LogitsProcessor,
+    isa: Isa,
     /// Reused from token to token, for a vocabulary is long.
     candidates: Vec<Candidate>,
     scratch: Vec<Candidate>,
+    powers: Vec<f32>,
     /// Logits as they were before bias and penalties, for [`Logprobs`].
     touched: Vec<(u32, f32)>,
 }
@@ -116,8 +120,10 @@ impl Sampler {
             forbidden: Vec::new(),
             // Every weight is in place before candle sees it, so it is to draw and do nothing else.
             draw: LogitsProcessor::from_sampling(settings.seed, Draw::All { temperature: 1.0 }),
+            isa: Isa::best(),
             candidates: Vec::new(),
             scratch: Vec::new(),
+            powers: Vec::new(),
             touched: Vec::new(),
         })
     }
@@ -157,7 +163,10 @@ impl Sampler {
         }
         let known = &logits[..self.limit];
         let (_, max) = best(known)?;
-        let sum: f64 = known.iter().map(|&l| exp(f64::from(l) - f64::from(max))).sum();
+        self.powers.clear();
+        self.powers.extend(known.iter().map(|l| l - max));
+        exp_all(self.isa, &mut self.powers);
+        let sum: f64 = self.powers.iter().map(|&e| f64::from(e)).sum();
         let log = |logit: f32| (f64::from(logit) - f64::from(max) - sum.ln()) as f32;
         let mut most = Vec::new();
         head(known, top.min(self.limit), &mut most);
@@ -202,9 +211,11 @@ impl Sampler {
             self.candidates.clear();
             self.candidates.extend((0u32..).zip(logits).map(|(id, &logit)| Candidate { id, logit, weight: 0 }));
         }
-        let temperature = f64::from(s.temperature);
-        for c in &mut self.candidates {
-            c.weight = weight((f64::from(c.logit) - f64::from(max)) / temperature);
+        self.powers.clear();
+        self.powers.extend(self.candidates.iter().map(|c| (c.logit - max) / s.temperature));
+        exp_all(self.isa, &mut self.powers);
+        for (c, e) in self.candidates.iter_mut().zip(&self.powers) {
+            c.weight = (f64::from(*e) * ONE as f64) as u64;
         }
         self.candidates.retain(|c| c.weight > 0);
     }
@@ -257,35 +268,6 @@ impl Candidate {
 /// The weight of the best token. 151,936 of them fit in a u64 with room to spare, and what is 2^-40 times as
 /// probable as the best does not matter to anyone: it weighs 0 and is dropped.
 const ONE: u64 = 1 << 40;
-
-/// `e^x` for `x <= 0`, in units of 1 / [`ONE`].
-fn weight(x: f64) -> u64 {
-    (exp(x) * ONE as f64) as u64
-}
-
-/// `e^x` for `x <= 0` to about 1e-15, from additions and multiplications alone: a library's own differs from
-/// one machine to the next, and a token with it.
-fn exp(x: f64) -> f64 {
-    // Below this e^x is under 2^-100: nothing, and the exponent below stays that of a normal number.
-    if x < -69.0 {
-        return 0.0;
-    }
-    let halvings = (x * std::f64::consts::LOG2_E).round();
-    let r = x - halvings * std::f64::consts::LN_2; // |r| <= 0.35
-    let series = SERIES.iter().fold(0.0, |sum, term| sum * r + term);
-    series * f64::from_bits(((1023 + halvings as i64) as u64) << 52)
-}
-
-/// Taylor's terms 1 / n! from n = 13 down to 0; the first one left out adds less than 1e-17.
-const SERIES: [f64; 14] = {
-    let (mut terms, mut n, mut factorial) = ([1.0; 14], 1, 1.0);
-    while n < terms.len() {
-        factorial *= n as f64;
-        terms[terms.len() - 1 - n] = 1.0 / factorial;
-        n += 1;
-    }
-    terms
-};
 
 /// The highest logit and its lowest id. Errors when one is NaN or plus infinity, or all are minus infinity.
 fn best(logits: &[f32]) -> Result<(u32, f32)> {
@@ -358,16 +340,6 @@ fn last_within(mut list: &mut [Candidate], mut mass: u64) -> Candidate {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn our_exponential_is_an_exponential() {
-        assert_eq!((exp(0.0), exp(-70.0), exp(f64::NEG_INFINITY)), (1.0, 0.0, 0.0));
-        for i in 0..100_000 {
-            let x = -f64::from(i) * 69.0 / 100_000.0;
-            assert!((exp(x) / x.exp() - 1.0).abs() < 1e-14, "{x}");
-        }
-        assert_eq!(weight(0.0), ONE);
-    }
 
     fn list(logits: &[i8]) -> Vec<Candidate> {
         let candidate =
