@@ -1,38 +1,24 @@
 //! Opens a model folder or GGUF file and answers one question: where are the bytes of tensor X?
 //! Reads headers, never weights (`convert.rs` alone streams weights, to quantise).
 
+mod catalogue;
+mod files;
+mod gguf;
 pub mod hub;
+mod map;
+mod safetensors;
+mod summary;
+
+pub use crate::config::{DownOrder, Part};
+pub use files::{Files, ReadAt};
+pub use summary::{Group, Summary};
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use catalogue::Catalogue;
 use kernels::Format;
+use map::Map;
 use std::path::{Path, PathBuf};
-
-/// What a tensor is for. Containers map their own names onto this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    Embedding,
-    OutputNorm,
-    Head,
-    NormIn(u16),
-    Query(u16),
-    Key(u16),
-    Value(u16),
-    AttentionOut(u16),
-    NormFfn(u16),
-    Router(u16),
-    /// (layer, expert)
-    Gate(u16, u16),
-    Up(u16, u16),
-    Down(u16, u16),
-}
-
-/// How a `down` matrix lies in its file: `[width, neurons]` (ordinary) or `[neurons, width]` (PowerInfer's).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DownOrder {
-    ByOutput,
-    ByNeuron,
-}
 
 /// One matrix (or vector: `rows == 1`) as its file stores it, checked: `bytes` is whole and in bounds.
 #[derive(Clone, Copy, Debug)]
@@ -74,18 +60,174 @@ pub struct Checkpoint {
     pub config: Config,
     pub text: TextSource,
     pub down: DownOrder,
-    // private: maps, catalogue
+    container: String,
+    catalogue: Catalogue,
+    files: Vec<(PathBuf, u64)>,
+    maps: Vec<Map>,
+}
+
+/// What the headers of a model say: enough to print what it is, wherever its files are.
+pub struct Header {
+    pub config: Config,
+    pub down: DownOrder,
+    /// The vocabulary, where the container carries it.
+    pub text: Option<GgufText>,
+    /// `"safetensors"` or `"GGUF version 3"`.
+    pub container: String,
+    /// Files that hold weights, with their sizes.
+    pub files: Vec<(String, u64)>,
+    catalogue: Catalogue,
+}
+
+impl Header {
+    /// Reads and checks the headers of the one model among `files`: `config.json` with safetensors, or a single GGUF file.
+    pub fn read(files: &Files<'_>) -> Result<Header> {
+        let gguf: Vec<&str> = names(files, ".gguf");
+        let safetensors = !names(files, ".safetensors").is_empty() || files.size(safetensors::INDEX).is_some();
+        if files.size("config.json").is_some() {
+            let (family, fields) = safetensors::config_fields(files)?;
+            if safetensors {
+                return safetensors::read(files, family, fields);
+            }
+        }
+        match gguf[..] {
+            [one] => gguf::read(files, one),
+            [] => Err(Error::Model(no_model(files, safetensors))),
+            _ => Err(Error::Model(format!(
+                "{}: expected one GGUF file, found {}; name one of: {}",
+                files.label,
+                gguf.len(),
+                gguf.join(", ")
+            ))),
+        }
+    }
+
+    /// What the model is, in figures.
+    pub fn summary(&self) -> Summary {
+        Summary::of(&self.config, self.down, &self.container, self.files.clone(), &self.catalogue)
+    }
+}
+
+fn names<'a>(files: &'a Files<'_>, ending: &str) -> Vec<&'a str> {
+    files.list.iter().map(|(n, _)| n.as_str()).filter(|n| n.ends_with(ending)).collect()
+}
+
+/// Why a folder is not a model, with what was found instead.
+fn no_model(files: &Files<'_>, safetensors: bool) -> String {
+    let expected = "expected config.json with model.safetensors (or its shards and index), or one .gguf file";
+    if safetensors {
+        return format!("{}: config.json is missing beside the safetensors files", files.label);
+    }
+    if files.list.iter().any(|(n, _)| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth")) {
+        return format!("{}: {expected}; PyTorch's pickled weights are not read", files.label);
+    }
+    if files.list.is_empty() {
+        return format!("{}: {expected}, found no files", files.label);
+    }
+    let shown: Vec<&str> = files.list.iter().map(|(n, _)| n.as_str()).take(8).collect();
+    let more = if files.list.len() > shown.len() { ", ..." } else { "" };
+    format!("{}: is no model: {expected}; found {}{more}", files.label, shown.join(", "))
 }
 
 impl Checkpoint {
     /// `path` is a folder (safetensors, or holding one GGUF) or a `.gguf` file.
+    ///
+    /// Fails with `Error::Model` and a sentence naming the file, tensor or key when anything is missing, damaged or of a kind
+    /// that is not implemented. Where config.json ties the head to the embedding and a head is stored all the same, the two
+    /// are compared byte by byte: the one look at weights this room takes.
     pub fn open(path: &Path) -> Result<Checkpoint> {
-        let _ = path;
-        todo!("checkpoint")
+        let (folder, files) = Files::local(path)?;
+        let single_file = path.is_file();
+        let header = if single_file { Self::single(path, &files)? } else { Header::read(&files)? };
+        let mut maps = vec![];
+        let mut found = vec![];
+        for (name, size) in &header.files {
+            let path = folder.join(name);
+            let map = Map::open(&path)?;
+            if map.bytes().len() as u64 != *size {
+                return Err(Error::Model(format!("{}: changed its size while it was opened", path.display())));
+            }
+            maps.push(map);
+            found.push((path, *size));
+        }
+        let Header { config, down, text, container, catalogue, .. } = header;
+        let text = text.map_or_else(|| TextSource::Folder(folder), TextSource::Gguf);
+        let mut opened = Checkpoint { config, text, down, container, catalogue, files: found, maps };
+        opened.settle_tie();
+        Ok(opened)
     }
-    /// The bytes of one part, borrowed from the map. `Head` of a tied model is the embedding.
+
+    /// A path to one file: a GGUF, whatever it is called.
+    fn single(path: &Path, files: &Files<'_>) -> Result<Header> {
+        let name = files.list[0].0.as_str();
+        if name.ends_with(".safetensors") || name == "config.json" || name == safetensors::INDEX {
+            return Err(Error::Model(format!("{}: give the folder this file lies in", path.display())));
+        }
+        gguf::read(files, name)
+    }
+
+    /// A head stored beside a tie: the same bytes are shared; others are left alone, as transformers leaves them.
+    fn settle_tie(&mut self) {
+        let Some(spare) = self.catalogue.spare_head else { return };
+        let tied = self.catalogue.entry(&self.config, Part::Embedding);
+        let same = spare.format == tied.format && self.slice(spare) == self.slice(tied);
+        self.maps[spare.file as usize].release(spare.offset as usize..(spare.offset + spare.bytes) as usize);
+        if !same {
+            self.config.notes.push(
+                "config.json ties the head to the embedding, but a different lm_head.weight is stored: the embedding is used"
+                    .into(),
+            );
+        }
+    }
+
+    fn slice(&self, entry: catalogue::Entry) -> &[u8] {
+        &self.maps[entry.file as usize].bytes()[entry.offset as usize..(entry.offset + entry.bytes) as usize]
+    }
+
+    /// The bytes of one part, borrowed from the map. `Head` of a tied model is the embedding. Panics for a layer or expert
+    /// the config does not have.
     pub fn stored(&self, part: Part) -> Stored<'_> {
-        let _ = part;
-        todo!("checkpoint")
+        let entry = self.catalogue.entry(&self.config, part);
+        let (rows, width) = self.config.shape(part, self.down);
+        Stored { format: entry.format, rows, width, bytes: self.slice(entry) }
+    }
+
+    /// Lets the pages of one part go from this process's memory. The next `stored` reads them from the file again.
+    pub fn release(&self, part: Part) {
+        let entry = self.catalogue.entry(&self.config, part);
+        self.maps[entry.file as usize].release(entry.offset as usize..(entry.offset + entry.bytes) as usize);
+    }
+
+    /// Where one part lies: its file (an index into `files`) and the bytes in it, for tiers that read rather than map.
+    pub fn place(&self, part: Part) -> (usize, std::ops::Range<u64>) {
+        let entry = self.catalogue.entry(&self.config, part);
+        (entry.file as usize, entry.offset..entry.offset + entry.bytes)
+    }
+
+    /// Every part of the model once.
+    pub fn parts(&self) -> impl Iterator<Item = Part> + '_ {
+        self.config.parts()
+    }
+
+    /// The files that hold weights, with their sizes in bytes.
+    pub fn files(&self) -> &[(PathBuf, u64)] {
+        &self.files
+    }
+
+    /// The format of a GGUF is already chosen; a folder of floats may be rounded while loading.
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.text, TextSource::Gguf(_))
+    }
+
+    /// What the model is, in figures.
+    pub fn summary(&self) -> Summary {
+        let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let files = self.files.iter().map(|(p, size)| (name(p), *size)).collect();
+        Summary::of(&self.config, self.down, &self.container, files, &self.catalogue)
+    }
+
+    /// Bytes of all parts as stored, a shared head once.
+    pub fn weight_bytes(&self) -> u64 {
+        self.summary().bytes()
     }
 }

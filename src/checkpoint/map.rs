@@ -1,0 +1,41 @@
+//! A file as memory. The only place of this room that needs `unsafe`.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use memmap2::{Mmap, UncheckedAdvice};
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+/// A whole file, mapped for reading.
+pub(super) struct Map {
+    map: Mmap,
+}
+
+impl Map {
+    pub fn open(path: &Path) -> Result<Map> {
+        let sad = |e: std::io::Error| Error::Model(format!("{}: cannot be mapped: {e}", path.display()));
+        let file = File::open(path).map_err(sad)?;
+        // SAFETY: the map is private to this process and only read. If another process shortens the file meanwhile, the
+        // system stops us with a signal: the price of not copying weights, paid by every engine that maps files.
+        let map = unsafe { Mmap::map(&file) }.map_err(sad)?;
+        Ok(Map { map })
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Lets go of the whole pages in `range`: they leave this process's memory and come back from the file when read again.
+    pub fn release(&self, range: Range<usize>) {
+        const PAGE: usize = 4096;
+        let start = range.start.next_multiple_of(PAGE);
+        let end = if range.end >= self.map.len() { self.map.len() } else { range.end / PAGE * PAGE };
+        if start >= end {
+            return;
+        }
+        // SAFETY: the map is a shared file mapping that nobody writes, so a dropped page is read back with the same bytes;
+        // no reference sees a change. Failure only means that memory is kept.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+    }
+}

@@ -1,0 +1,109 @@
+//! What the tensors of a model are for, and their shapes.
+
+use super::Config;
+
+/// What a tensor is for. Containers map their own names onto this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    Embedding,
+    OutputNorm,
+    Head,
+    NormIn(u16),
+    Query(u16),
+    Key(u16),
+    Value(u16),
+    AttentionOut(u16),
+    NormFfn(u16),
+    Router(u16),
+    /// (layer, expert)
+    Gate(u16, u16),
+    Up(u16, u16),
+    Down(u16, u16),
+}
+
+/// How a `down` matrix lies in its file: `[width, neurons]` (ordinary) or `[neurons, width]` (PowerInfer's).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DownOrder {
+    ByOutput,
+    ByNeuron,
+}
+
+impl Part {
+    /// Norms and routers stay f32 whatever the weights are rounded to.
+    pub fn stays_f32(self) -> bool {
+        matches!(self, Part::OutputNorm | Part::NormIn(_) | Part::NormFfn(_) | Part::Router(_))
+    }
+
+    /// A vector rather than a matrix.
+    pub fn is_norm(self) -> bool {
+        matches!(self, Part::OutputNorm | Part::NormIn(_) | Part::NormFfn(_))
+    }
+}
+
+impl Config {
+    /// Every part of this model once: the embedding, the layers in order, the last norm, the head.
+    pub fn parts(&self) -> impl Iterator<Item = Part> + '_ {
+        let layers = (0..self.layers.len() as u16).flat_map(move |l| {
+            let dense = [
+                Part::NormIn(l),
+                Part::Query(l),
+                Part::Key(l),
+                Part::Value(l),
+                Part::AttentionOut(l),
+                Part::NormFfn(l),
+                Part::Router(l),
+            ];
+            let experts = (0..self.experts as u16).flat_map(move |e| [Part::Gate(l, e), Part::Up(l, e), Part::Down(l, e)]);
+            dense.into_iter().chain(experts)
+        });
+        std::iter::once(Part::Embedding).chain(layers).chain([Part::OutputNorm, Part::Head])
+    }
+
+    /// Rows and width of one part; a norm is one row.
+    pub fn shape(&self, part: Part, down: DownOrder) -> (usize, usize) {
+        let width = self.width;
+        match part {
+            Part::Embedding | Part::Head => (self.vocab, width),
+            Part::OutputNorm | Part::NormIn(_) | Part::NormFfn(_) => (1, width),
+            Part::Query(_) => (self.heads * self.head_width, width),
+            Part::Key(_) | Part::Value(_) => (self.kv_heads * self.head_width, width),
+            Part::AttentionOut(_) => (width, self.heads * self.head_width),
+            Part::Router(_) => (self.experts, width),
+            Part::Gate(..) | Part::Up(..) => (self.neurons, width),
+            Part::Down(..) => match down {
+                DownOrder::ByOutput => (width, self.neurons),
+                DownOrder::ByNeuron => (self.neurons, width),
+            },
+        }
+    }
+
+    /// How many parts `parts` yields.
+    pub fn part_count(&self) -> usize {
+        3 + self.layers.len() * (7 + 3 * self.experts)
+    }
+
+    /// A dense index below `part_count`, one for each part. `None` for a layer or expert this model does not have.
+    pub fn part_index(&self, part: Part) -> Option<usize> {
+        let layer = |l: u16, i: usize| {
+            ((l as usize) < self.layers.len()).then(|| 3 + l as usize * (7 + 3 * self.experts) + i)
+        };
+        let expert = |l: u16, e: u16, i: usize| {
+            if (e as usize) < self.experts { layer(l, 7 + 3 * e as usize + i) } else { None }
+        };
+        match part {
+            Part::Embedding => Some(0),
+            Part::OutputNorm => Some(1),
+            Part::Head => Some(2),
+            Part::NormIn(l) => layer(l, 0),
+            Part::Query(l) => layer(l, 1),
+            Part::Key(l) => layer(l, 2),
+            Part::Value(l) => layer(l, 3),
+            Part::AttentionOut(l) => layer(l, 4),
+            Part::NormFfn(l) => layer(l, 5),
+            Part::Router(l) => layer(l, 6),
+            Part::Gate(l, e) => expert(l, e, 0),
+            Part::Up(l, e) => expert(l, e, 1),
+            Part::Down(l, e) => expert(l, e, 2),
+        }
+    }
+}
