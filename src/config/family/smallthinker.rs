@@ -41,7 +41,7 @@ fn from_json(mut fields: Fields) -> Result<Config, String> {
             true
         }
     };
-    let layer = |(&rotary, &windowed)| Layer { rotary, window: windowed.then_some(window) };
+    let layer = |(&rotary, &windowed): (&bool, &bool)| Layer { rotary, window: windowed.then_some(window) };
     Ok(Config {
         family: FAMILY.name,
         name: fields.text_opt("model_name")?.map(str::to_string),
