@@ -28,7 +28,8 @@ impl Catalogue {
         let index = |part| config.part_index(part).expect("parts() yields parts of this config");
         for part in config.parts() {
             let tied = part == Part::Head && config.tied;
-            let entry = if tied { entries[index(Part::Embedding)].expect("the embedding comes first") } else { find(part)? };
+            let entry =
+                if tied { entries[index(Part::Embedding)].expect("the embedding comes first") } else { find(part)? };
             entries[index(part)] = Some(entry);
         }
         let entries = entries.into_iter().map(|e| e.expect("parts() yields every index")).collect();
@@ -46,7 +47,11 @@ impl Catalogue {
 pub(super) fn part_bytes(config: &Config, part: Part, down: DownOrder, format: Format) -> Result<u64, String> {
     let (rows, width) = config.shape(part, down);
     let row = format.row_bytes(width).ok_or_else(|| {
-        format!("rows of {width} weights are not whole blocks of {} ({} weights each)", format.name(), format.block_weights())
+        format!(
+            "rows of {width} weights are not whole blocks of {} ({} weights each)",
+            format.name(),
+            format.block_weights()
+        )
     })?;
     Ok(rows as u64 * row as u64)
 }

@@ -53,7 +53,11 @@ impl Files<'_> {
 
     /// How sentences name a file of this place.
     pub(super) fn name_of(&self, name: &str) -> String {
-        if self.label.ends_with(name) { self.label.clone() } else { format!("{}/{name}", self.label.trim_end_matches('/')) }
+        if self.label.ends_with(name) {
+            self.label.clone()
+        } else {
+            format!("{}/{name}", self.label.trim_end_matches('/'))
+        }
     }
 
     /// A whole small text file.

@@ -26,10 +26,11 @@ impl Map {
         &self.map
     }
 
-    /// Lets go of the whole pages in `range`: they leave this process's memory and come back from the file when read again.
+    /// Lets go of the pages `range` begins in and covers: they leave this process's memory and come back from the file when
+    /// read again. The last page stays unless it is whole, since the next range begins in it.
     pub fn release(&self, range: Range<usize>) {
         const PAGE: usize = 4096;
-        let start = range.start.next_multiple_of(PAGE);
+        let start = range.start / PAGE * PAGE;
         let end = if range.end >= self.map.len() { self.map.len() } else { range.end / PAGE * PAGE };
         if start >= end {
             return;

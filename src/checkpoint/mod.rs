@@ -2,6 +2,7 @@
 //! Reads headers, never weights (`convert.rs` alone streams weights, to quantise).
 
 mod catalogue;
+mod convert;
 mod files;
 mod gguf;
 pub mod hub;
@@ -10,10 +11,12 @@ mod safetensors;
 mod summary;
 
 pub use crate::config::{DownOrder, Part};
+pub use convert::{Matrix, Quant, Relay, Spread, Weights};
 pub use files::{Files, ReadAt};
 pub use summary::{Group, Summary};
 
 use crate::config::Config;
+use crate::config::family::Family;
 use crate::error::{Error, Result};
 use catalogue::Catalogue;
 use kernels::Format;
@@ -60,6 +63,7 @@ pub struct Checkpoint {
     pub config: Config,
     pub text: TextSource,
     pub down: DownOrder,
+    family: &'static Family,
     container: String,
     catalogue: Catalogue,
     files: Vec<(PathBuf, u64)>,
@@ -76,6 +80,7 @@ pub struct Header {
     pub container: String,
     /// Files that hold weights, with their sizes.
     pub files: Vec<(String, u64)>,
+    family: &'static Family,
     catalogue: Catalogue,
 }
 
@@ -100,6 +105,29 @@ impl Header {
                 gguf.join(", ")
             ))),
         }
+    }
+
+    /// The headers of a model on the hub, by ranged reads. `label` names the repository in sentences.
+    pub fn remote(remote: &hub::Remote, label: &str) -> Result<Header> {
+        let wanted: Vec<&str> = match remote.weights() {
+            hub::Weights::Gguf(file) => vec![file],
+            hub::Weights::Safetensors(shards) => {
+                let beside = ["config.json", "generation_config.json", safetensors::INDEX];
+                let there = beside.into_iter().filter(|name| remote.files().iter().any(|f| f == name));
+                there.chain(shards.iter().map(String::as_str)).collect()
+            }
+        };
+        let opened = wanted.into_iter().map(|name| Ok((name, remote.file(name)?)));
+        let opened = opened.collect::<Result<std::collections::HashMap<_, _>>>()?;
+        let list = opened.iter().map(|(name, file)| (name.to_string(), file.size())).collect();
+        let read_at = Box::new(|name: &str, offset: u64, len: usize| {
+            let bytes = opened[name].read_at(offset, len)?;
+            if bytes.len() == len {
+                return Ok(bytes);
+            }
+            Err(Error::Download(format!("{label}/{name}: {} of {len} bytes came from byte {offset}", bytes.len())))
+        });
+        Header::read(&Files { label: label.to_string(), list, read_at })
     }
 
     /// What the model is, in figures.
@@ -150,9 +178,9 @@ impl Checkpoint {
             maps.push(map);
             found.push((path, *size));
         }
-        let Header { config, down, text, container, catalogue, .. } = header;
+        let Header { config, down, text, container, family, catalogue, .. } = header;
         let text = text.map_or_else(|| TextSource::Folder(folder), TextSource::Gguf);
-        let mut opened = Checkpoint { config, text, down, container, catalogue, files: found, maps };
+        let mut opened = Checkpoint { config, text, down, family, container, catalogue, files: found, maps };
         opened.settle_tie();
         Ok(opened)
     }
@@ -192,10 +220,29 @@ impl Checkpoint {
         Stored { format: entry.format, rows, width, bytes: self.slice(entry) }
     }
 
-    /// Lets the pages of one part go from this process's memory. The next `stored` reads them from the file again.
-    pub fn release(&self, part: Part) {
+    /// Lets pages of one part go from this process's memory, `bytes` counted from its start. The next look reads them from
+    /// the file again.
+    fn release_range(&self, part: Part, bytes: std::ops::Range<usize>) {
         let entry = self.catalogue.entry(&self.config, part);
-        self.maps[entry.file as usize].release(entry.offset as usize..(entry.offset + entry.bytes) as usize);
+        let start = entry.offset as usize;
+        self.maps[entry.file as usize].release(start + bytes.start..start + bytes.end);
+    }
+
+    /// What the file calls the tensor of one part, for sentences.
+    pub fn tensor_name(&self, part: Part) -> String {
+        if !self.is_gguf() {
+            return (self.family.tensor)(part);
+        }
+        let name = (self.family.gguf_tensor)(part);
+        match part {
+            Part::Gate(_, e) | Part::Up(_, e) | Part::Down(_, e) => format!("{name} (expert {e})"),
+            _ => name,
+        }
+    }
+
+    /// The file one part lies in.
+    pub fn file_of(&self, part: Part) -> &Path {
+        &self.files[self.catalogue.entry(&self.config, part).file as usize].0
     }
 
     /// Where one part lies: its file (an index into `files`) and the bytes in it, for tiers that read rather than map.

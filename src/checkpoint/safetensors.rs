@@ -3,8 +3,8 @@
 use super::catalogue::{Catalogue, Entry, check_format, part_bytes};
 use super::files::Files;
 use super::{DownOrder, Header, Part};
-use crate::config::family::{self, Family, Fields};
 use crate::config::Config;
+use crate::config::family::{self, Family, Fields};
 use crate::error::{Error, Result};
 use kernels::Format;
 use safetensors::tensor::{Dtype, TensorInfo};
@@ -54,7 +54,8 @@ pub(super) fn read(files: &Files<'_>, family: &'static Family, fields: Fields) -
         Ok(Some(entry))
     };
     let missing = |part| {
-        let because = if part == Part::Head { " (config.json says that the head is not tied to the embedding)" } else { "" };
+        let because =
+            if part == Part::Head { " (config.json says that the head is not tied to the embedding)" } else { "" };
         format!("{}: tensor {} is missing{because}", files.label, (family.tensor)(part))
     };
     let built = Catalogue::build(&config, |part| take(part)?.ok_or_else(|| missing(part)));
@@ -63,7 +64,15 @@ pub(super) fn read(files: &Files<'_>, family: &'static Family, fields: Fields) -
         catalogue.spare_head = take(Part::Head).map_err(Error::Model)?;
     }
     refuse_surplus(&tensors, family, &mut config).map_err(|(file, e)| Error::Model(format!("{}: {e}", place(file))))?;
-    Ok(Header { config, down: DownOrder::ByOutput, text: None, container: "safetensors".into(), files: shards, catalogue })
+    Ok(Header {
+        config,
+        down: DownOrder::ByOutput,
+        text: None,
+        container: "safetensors".into(),
+        files: shards,
+        family,
+        catalogue,
+    })
 }
 
 /// `generation_config.json`, where there is one, may name more ids that end an answer.
@@ -168,10 +177,15 @@ fn parse(header: &[u8], data: u64, size: u64, file: u32) -> Result<Vec<(String, 
             return Err(format!("tensors {} and {name} overlap at byte {start} of the data", previous.1));
         }
         if start > previous.0 {
-            return Err(format!("{} bytes between {} and tensor {name} belong to no tensor", start - previous.0, previous.1));
+            return Err(format!(
+                "{} bytes between {} and tensor {name} belong to no tensor",
+                start - previous.0,
+                previous.1
+            ));
         }
         previous = (end, name);
-        let tensor = Tensor { dtype: info.dtype, shape: info.shape.clone(), file, offset: data + start, bytes: end - start };
+        let tensor =
+            Tensor { dtype: info.dtype, shape: info.shape.clone(), file, offset: data + start, bytes: end - start };
         tensors.push((name.clone(), tensor));
     }
     if previous.0 != held {
@@ -234,7 +248,11 @@ fn entry(config: &Config, part: Part, tensor: &Tensor) -> Result<Entry, String> 
 }
 
 /// A tensor nobody asked for may change the mathematics (a bias, a norm, a layer too many): refused, but for known ones.
-fn refuse_surplus(tensors: &HashMap<String, Tensor>, family: &Family, config: &mut Config) -> Result<(), (u32, String)> {
+fn refuse_surplus(
+    tensors: &HashMap<String, Tensor>,
+    family: &Family,
+    config: &mut Config,
+) -> Result<(), (u32, String)> {
     let mut names: Vec<&String> = tensors.keys().collect();
     names.sort();
     for name in names {

@@ -123,7 +123,11 @@ impl fmt::Display for Summary {
             Gating::Softmax => "softmax",
             Gating::Sigmoid => "sigmoid",
         };
-        line(f, "experts", format!("{} per layer, {} active ({gating}), {} neurons each", c.experts, c.active, c.neurons))?;
+        line(
+            f,
+            "experts",
+            format!("{} per layer, {} active ({gating}), {} neurons each", c.experts, c.active, c.neurons),
+        )?;
         let order = match self.down {
             DownOrder::ByOutput => "by output",
             DownOrder::ByNeuron => "by neuron",

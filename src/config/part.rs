@@ -53,7 +53,8 @@ impl Config {
                 Part::NormFfn(l),
                 Part::Router(l),
             ];
-            let experts = (0..self.experts as u16).flat_map(move |e| [Part::Gate(l, e), Part::Up(l, e), Part::Down(l, e)]);
+            let experts =
+                (0..self.experts as u16).flat_map(move |e| [Part::Gate(l, e), Part::Up(l, e), Part::Down(l, e)]);
             dense.into_iter().chain(experts)
         });
         std::iter::once(Part::Embedding).chain(layers).chain([Part::OutputNorm, Part::Head])
@@ -84,9 +85,8 @@ impl Config {
 
     /// A dense index below `part_count`, one for each part. `None` for a layer or expert this model does not have.
     pub fn part_index(&self, part: Part) -> Option<usize> {
-        let layer = |l: u16, i: usize| {
-            ((l as usize) < self.layers.len()).then(|| 3 + l as usize * (7 + 3 * self.experts) + i)
-        };
+        let layer =
+            |l: u16, i: usize| ((l as usize) < self.layers.len()).then(|| 3 + l as usize * (7 + 3 * self.experts) + i);
         let expert = |l: u16, e: u16, i: usize| {
             if (e as usize) < self.experts { layer(l, 7 + 3 * e as usize + i) } else { None }
         };

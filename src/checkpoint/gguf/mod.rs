@@ -21,15 +21,8 @@ pub(super) fn read(files: &Files<'_>, name: &str) -> Result<Header> {
     let size = files.size(name).ok_or_else(|| refuse("is missing".into()))?;
     let (beginning, parsed) = beginning(files, name, size)?;
     let container = format!("GGUF version {}", parsed.version);
-    let Described { config, down, catalogue, text } = describe(&beginning, parsed, size).map_err(refuse)?;
-    Ok(Header {
-        config,
-        down,
-        text: Some(text),
-        container,
-        files: vec![(name.to_string(), size)],
-        catalogue,
-    })
+    let Described { config, down, family, catalogue, text } = describe(&beginning, parsed, size).map_err(refuse)?;
+    Ok(Header { config, down, text: Some(text), container, files: vec![(name.to_string(), size)], family, catalogue })
 }
 
 /// Reads a growing beginning of the file until its header is whole.
@@ -52,6 +45,7 @@ fn beginning(files: &Files<'_>, name: &str, size: u64) -> Result<(Vec<u8>, Parse
 struct Described {
     config: Config,
     down: DownOrder,
+    family: &'static Family,
     catalogue: Catalogue,
     text: GgufText,
 }
@@ -59,7 +53,11 @@ struct Described {
 /// Everything the header says, checked.
 fn describe(beginning: &[u8], mut parsed: Parsed, size: u64) -> Result<Described, String> {
     let fields = Fields::new(std::mem::take(&mut parsed.values));
-    fields.refuse_unless("split.count", |v| matches!(v, Value::Count(0 | 1)), "a model split over several GGUF files")?;
+    fields.refuse_unless(
+        "split.count",
+        |v| matches!(v, Value::Count(0 | 1)),
+        "a model split over several GGUF files",
+    )?;
     let family = family::of_gguf(&fields)?;
     let extents = check_extents(&parsed, size)?;
     let mut config = (family.from_gguf)(fields.clone())?;
@@ -91,7 +89,7 @@ fn describe(beginning: &[u8], mut parsed: Parsed, size: u64) -> Result<Described
         tensors.remove(name);
     }
     refuse_surplus(&tensors, family, &mut config)?;
-    Ok(Described { config, down, catalogue, text })
+    Ok(Described { config, down, family, catalogue, text })
 }
 
 /// Formats of all tensors, after checking that each is whole, inside the file, and shares no byte with another.
@@ -204,7 +202,14 @@ fn down_order(tensors: &HashMap<&str, (&Tensor, Format)>, family: &Family, confi
 }
 
 /// Holds a tensor against its part, and cuts one expert out of a stack.
-fn entry(config: &Config, part: Part, down: DownOrder, tensor: &Tensor, format: Format, data: u64) -> Result<Entry, String> {
+fn entry(
+    config: &Config,
+    part: Part,
+    down: DownOrder,
+    tensor: &Tensor,
+    format: Format,
+    data: u64,
+) -> Result<Entry, String> {
     let (rows, width) = config.shape(part, down);
     let (rows, width, experts) = (rows as u64, width as u64, config.experts as u64);
     let (expected, index) = match part {
@@ -224,7 +229,11 @@ fn entry(config: &Config, part: Part, down: DownOrder, tensor: &Tensor, format: 
     Ok(Entry { file: 0, offset: data + tensor.offset + index * bytes, bytes, format })
 }
 
-fn refuse_surplus(tensors: &HashMap<&str, (&Tensor, Format)>, family: &Family, config: &mut Config) -> Result<(), String> {
+fn refuse_surplus(
+    tensors: &HashMap<&str, (&Tensor, Format)>,
+    family: &Family,
+    config: &mut Config,
+) -> Result<(), String> {
     let mut names: Vec<&str> = tensors.keys().copied().collect();
     names.sort();
     for name in names {

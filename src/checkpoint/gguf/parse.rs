@@ -127,14 +127,24 @@ impl List {
         if self.kind != STRING {
             return Err("expected a list of strings".into());
         }
-        let mut from = Cursor { bytes: &file[..self.range.end], at: self.range.start, size: self.range.end as u64, doing: String::new() };
+        let mut from = Cursor {
+            bytes: &file[..self.range.end],
+            at: self.range.start,
+            size: self.range.end as u64,
+            doing: String::new(),
+        };
         let text = |from: &mut Cursor<'_>| from.string(u64::MAX).map(str::to_string).map_err(|h| h.sentence());
         (0..self.len).map(|_| text(&mut from)).collect()
     }
 
     /// The numbers of a list of whole numbers.
     pub fn counts(&self, file: &[u8]) -> Result<Vec<u32>, String> {
-        let mut from = Cursor { bytes: &file[..self.range.end], at: self.range.start, size: self.range.end as u64, doing: String::new() };
+        let mut from = Cursor {
+            bytes: &file[..self.range.end],
+            at: self.range.start,
+            size: self.range.end as u64,
+            doing: String::new(),
+        };
         let number = |from: &mut Cursor<'_>| match from.scalar(self.kind) {
             Ok(Value::Count(n)) if u32::try_from(n).is_ok() => Ok(n as u32),
             _ => Err("expected a list of whole numbers".to_string()),
@@ -196,7 +206,8 @@ impl<'a> Cursor<'a> {
     fn counted(&mut self, what: &str, most: u64, each: u64) -> Result<u64, Halt> {
         let n = self.u64()?;
         if n > most || n > self.size / each {
-            return self.bad(format!("the header announces {n} {what}, more than a file of {} bytes can hold", self.size));
+            return self
+                .bad(format!("the header announces {n} {what}, more than a file of {} bytes can hold", self.size));
         }
         Ok(n)
     }
@@ -248,7 +259,8 @@ impl<'a> Cursor<'a> {
             }
             None if kind == STRING => {
                 if len > self.size / 8 {
-                    return self.bad(format!("{}: a list of {len} strings cannot be in {} bytes", self.doing, self.size));
+                    return self
+                        .bad(format!("{}: a list of {len} strings cannot be in {} bytes", self.doing, self.size));
                 }
                 for _ in 0..len {
                     self.string(u64::MAX)?;

@@ -209,9 +209,7 @@ impl Fields {
     /// Refuses a feature by the name of its key, unless the key is absent or `fine` says so of its value.
     pub fn refuse_unless(&self, key: &str, fine: impl Fn(&Value) -> bool, feature: &str) -> Result<(), String> {
         match self.get(key) {
-            Some(value) if !fine(value) => {
-                Err(format!("{key} is {}: {feature} is not implemented", value.show()))
-            }
+            Some(value) if !fine(value) => Err(format!("{key} is {}: {feature} is not implemented", value.show())),
             _ => Ok(()),
         }
     }

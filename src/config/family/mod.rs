@@ -36,7 +36,9 @@ pub static ALL: &[&Family] = &[&smallthinker::FAMILY];
 /// Which family a `config.json` belongs to. `architectures` decides; repository names and `model_type` do not.
 pub fn of_json(fields: &Fields) -> Result<&'static Family, String> {
     let names: Vec<&str> = match fields.get("architectures") {
-        Some(Value::List(list)) => list.iter().filter_map(|v| if let Value::Text(t) = v { Some(t.as_str()) } else { None }).collect(),
+        Some(Value::List(list)) => {
+            list.iter().filter_map(|v| if let Value::Text(t) = v { Some(t.as_str()) } else { None }).collect()
+        }
         Some(Value::Text(t)) => vec![t],
         _ => vec![],
     };
@@ -44,7 +46,9 @@ pub fn of_json(fields: &Fields) -> Result<&'static Family, String> {
         return Err("the key architectures is missing, so its family is unknown".into());
     }
     let known = ALL.iter().find(|f| names.iter().any(|n| f.architectures.contains(n)));
-    known.copied().ok_or_else(|| unknown(&names.join(", "), &ALL.iter().flat_map(|f| f.architectures).copied().collect::<Vec<_>>()))
+    known.copied().ok_or_else(|| {
+        unknown(&names.join(", "), &ALL.iter().flat_map(|f| f.architectures).copied().collect::<Vec<_>>())
+    })
 }
 
 /// Which family a GGUF file belongs to.

@@ -105,8 +105,10 @@ fn refuse_json_features(fields: &Fields) -> Result<(), String> {
 fn from_gguf(mut fields: Fields) -> Result<Config, String> {
     refuse_gguf_features(&fields)?;
     let layers = fields.layers("smallthinker.block_count")?;
-    let (width, heads) = (fields.count("smallthinker.embedding_length")?, fields.count("smallthinker.attention.head_count")?);
-    let (experts, active) = (fields.count("smallthinker.expert_count")?, fields.count("smallthinker.expert_used_count")?);
+    let (width, heads) =
+        (fields.count("smallthinker.embedding_length")?, fields.count("smallthinker.attention.head_count")?);
+    let (experts, active) =
+        (fields.count("smallthinker.expert_count")?, fields.count("smallthinker.expert_used_count")?);
     let context = fields.count("smallthinker.context_length")?;
     let kv_heads = fields.count_or("smallthinker.attention.head_count_kv", heads)?;
     let neurons = match fields.count_opt("smallthinker.expert_feed_forward_length")? {
@@ -151,7 +153,8 @@ fn from_gguf(mut fields: Fields) -> Result<Config, String> {
 
 fn refuse_gguf_features(fields: &Fields) -> Result<(), String> {
     let scaling = "smallthinker.rope.scaling.type";
-    let factor_one = fields.get("smallthinker.rope.scaling.factor").is_none_or(|v| is_number(v, 1.0) || is_number(v, 0.0));
+    let factor_one =
+        fields.get("smallthinker.rope.scaling.factor").is_none_or(|v| is_number(v, 1.0) || is_number(v, 0.0));
     let plain = |v: &Value| matches!(v, Value::Text(t) if t == "none" || (t == "linear" && factor_one));
     fields.refuse_unless(scaling, plain, "scaling of rotary positions")?;
     for (key, feature) in [
@@ -269,9 +272,9 @@ fn gguf_tensor(part: Part) -> String {
 
 fn surplus(name: &str) -> Option<&'static str> {
     match name {
-        "lm_head_profiler.weight" | "model.lm_head_profiler.weight" => {
-            Some("a predictor for the output head (lm_head_profiler.weight) is present and not used: the whole head is computed")
-        }
+        "lm_head_profiler.weight" | "model.lm_head_profiler.weight" => Some(
+            "a predictor for the output head (lm_head_profiler.weight) is present and not used: the whole head is computed",
+        ),
         // Frequencies of rotation, recomputed from their base.
         _ if name.ends_with("rotary_emb.inv_freq") => Some(""),
         _ => None,

@@ -1,0 +1,477 @@
+//! Weights as the engine computes with them: mapped as they lie, or rounded while they are read.
+//!
+//! Rounding goes job by job (some rows of one tensor, or one `down` where it is re-laid) from the map into one arena, and
+//! lets the source pages go at once: peak memory is the result and what the threads have in hand.
+
+use super::catalogue::part_bytes;
+use super::{Checkpoint, DownOrder, Part, Stored};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use kernels::{Format, Layout, Rows, Tiles, lanes_from_file, tiles_from_file};
+use memmap2::MmapMut;
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+
+/// Runs a job for each index below a count, on as many threads as it likes, and returns when all are done.
+pub type Spread<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;
+
+/// What weights are rounded to while loading. Norms and routers are f32 whatever is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(non_camel_case_types)]
+pub enum Quant {
+    Q4_0,
+    Q8_0,
+    F16,
+    /// As stored.
+    None,
+}
+
+/// Models below this are quick enough as they are.
+const SMALL_MODEL_BYTES: u64 = 64_000_000;
+
+impl Quant {
+    pub const ALL: [Quant; 4] = [Quant::Q4_0, Quant::Q8_0, Quant::F16, Quant::None];
+
+    /// The spelling on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Quant::Q4_0 => "q4_0",
+            Quant::Q8_0 => "q8_0",
+            Quant::F16 => "f16",
+            Quant::None => "none",
+        }
+    }
+
+    /// Four bits for large models of floats; small ones, and GGUF files, as stored.
+    pub fn default_for(checkpoint: &Checkpoint) -> Quant {
+        if checkpoint.is_gguf() || checkpoint.weight_bytes() < SMALL_MODEL_BYTES { Quant::None } else { Quant::Q4_0 }
+    }
+
+    /// The format of matrices, unless they stay as stored.
+    fn format(self) -> Option<Format> {
+        match self {
+            Quant::Q4_0 => Some(Format::Q4_0),
+            Quant::Q8_0 => Some(Format::Q8_0),
+            Quant::F16 => Some(Format::F16),
+            Quant::None => None,
+        }
+    }
+}
+
+impl FromStr for Quant {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Quant> {
+        Quant::ALL.into_iter().find(|q| q.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
+            let choices = Quant::ALL.map(Quant::name).join(", ");
+            Error::Usage(format!("unknown quantisation {text:?}: expected one of {choices}"))
+        })
+    }
+}
+
+impl fmt::Display for Quant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether matrices are re-laid in memory for faster kernels. The numbers, and the bits of every result, are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Relay {
+    /// Never: everything lies as in files.
+    #[default]
+    Never,
+    /// Those that are rounded while loading, since they are written anyway.
+    Rounded,
+    /// Every matrix that has such a layout: mapped ones are copied into memory.
+    All,
+}
+
+/// How bytes of the arena are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Rows(Layout),
+    /// `down`, by neuron with its scales in place.
+    Tiles,
+}
+
+/// Where one part's numbers are.
+#[derive(Clone, Debug)]
+struct Place {
+    format: Format,
+    form: Form,
+    rows: usize,
+    width: usize,
+    /// In the arena; `None`: in the map.
+    arena: Option<Range<usize>>,
+}
+
+/// All weights of a model, ready to compute with.
+pub struct Weights {
+    checkpoint: Arc<Checkpoint>,
+    arena: Arc<Arena>,
+    /// By `Config::part_index`.
+    places: Vec<Place>,
+    mapped_bytes: u64,
+}
+
+/// One matrix of the loaded weights (a norm is one row). Cheap to clone; keeps the weights alive.
+#[derive(Clone)]
+pub struct Matrix {
+    checkpoint: Arc<Checkpoint>,
+    arena: Arc<Arena>,
+    part: Part,
+    place: Place,
+}
+
+/// Memory for what is rounded: pages of zeros until they are written, huge ones where the system has them, since those
+/// read faster.
+struct Arena(Option<MmapMut>);
+
+impl Arena {
+    /// `bytes` of memory, aligned to a page.
+    fn new(bytes: usize) -> Result<Arena> {
+        if bytes == 0 {
+            return Ok(Arena(None));
+        }
+        let map = MmapMut::map_anon(bytes)
+            .map_err(|e| Error::Memory(format!("no memory for {:.1} MB of weights: {e}", bytes as f64 / 1e6)))?;
+        #[cfg(target_os = "linux")]
+        // Advice only: where it is refused, reading is a little slower.
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Arena(Some(map)))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl Weights {
+    /// Loads every part, rounded to `quant` (`None`: [`Quant::default_for`]).
+    ///
+    /// `progress(done, total)` counts bytes of the files while weights are converted; it is not called when all stay as
+    /// they lie. Fails where rows are no whole blocks of the chosen format, where a weight is not finite or too large for
+    /// it, and where memory is short.
+    pub fn load(
+        checkpoint: Arc<Checkpoint>,
+        quant: Option<Quant>,
+        relay: Relay,
+        spread: &Spread<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Weights> {
+        let quant = quant.unwrap_or_else(|| Quant::default_for(&checkpoint));
+        let (places, size) = plan(&checkpoint, quant, relay)?;
+        let mut arena = Arena::new(size)?;
+        if let Some(map) = &mut arena.0 {
+            fill(&checkpoint, &places, map, spread, progress)?;
+        }
+        let mapped = |part: &Part| places[index(&checkpoint.config, *part)].arena.is_none();
+        let own_head = |part: &Part| !(checkpoint.config.tied && *part == Part::Head);
+        let bytes = |part| checkpoint.stored(part).bytes.len() as u64;
+        let mapped_bytes = checkpoint.parts().filter(mapped).filter(own_head).map(bytes).sum();
+        Ok(Weights { checkpoint, arena: Arc::new(arena), places, mapped_bytes })
+    }
+
+    /// One part. Panics for a layer or expert the config does not have.
+    pub fn matrix(&self, part: Part) -> Matrix {
+        let place = self.places[index(&self.checkpoint.config, part)].clone();
+        Matrix { checkpoint: self.checkpoint.clone(), arena: self.arena.clone(), part, place }
+    }
+
+    /// How `down` matrices lie, unless they are re-laid ([`Matrix::tiles`]).
+    pub fn down(&self) -> DownOrder {
+        self.checkpoint.down
+    }
+
+    /// Bytes of weights in memory of our own.
+    pub fn owned_bytes(&self) -> u64 {
+        self.arena.bytes().len() as u64
+    }
+
+    /// Bytes of weights read straight from mapped files, a shared head once.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.mapped_bytes
+    }
+}
+
+impl Matrix {
+    /// The rows. Panics where the matrix is re-laid by neuron: ask [`Matrix::tiles`] first for a `down`.
+    pub fn rows(&self) -> Rows<'_> {
+        let Form::Rows(layout) = self.place.form else { panic!("{:?} lies by neuron and has no rows", self.part) };
+        Rows::new(self.place.format, layout, self.place.width, self.bytes()).expect("the plan made whole rows")
+    }
+
+    /// A `down` that is re-laid by neuron with its scales in place.
+    pub fn tiles(&self) -> Option<Tiles<'_>> {
+        // In the file, a row is an output and its weights are neurons.
+        let tiles = || Tiles::new(self.place.format, self.place.width, self.place.rows, self.bytes());
+        (self.place.form == Form::Tiles).then(|| tiles().expect("the plan made whole tiles"))
+    }
+
+    pub fn format(&self) -> Format {
+        self.place.format
+    }
+
+    /// How many rows the matrix has in its file.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.place.rows
+    }
+
+    /// Weights in a row, in its file.
+    pub fn width(&self) -> usize {
+        self.place.width
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        match &self.place.arena {
+            Some(range) => &self.arena.bytes()[range.clone()],
+            None => self.checkpoint.stored(self.part).bytes,
+        }
+    }
+}
+
+fn index(config: &Config, part: Part) -> usize {
+    config.part_index(part).unwrap_or_else(|| panic!("{part:?} is not a part of this model"))
+}
+
+/// A boundary that no load of 64 bytes crosses.
+const ALIGNMENT: usize = 64;
+
+/// Where each part will be, and the size of the arena.
+fn plan(checkpoint: &Checkpoint, quant: Quant, relay: Relay) -> Result<(Vec<Place>, usize)> {
+    let config = &checkpoint.config;
+    let mut places: Vec<Option<Place>> = vec![None; config.part_count()];
+    let mut size = 0usize;
+    for part in config.parts() {
+        let place = if part == Part::Head && config.tied {
+            places[index(config, Part::Embedding)].clone().expect("the embedding comes first")
+        } else {
+            let stored = checkpoint.stored(part);
+            let (format, form) = target(&stored, part, checkpoint.down, quant, relay);
+            let same = format == stored.format && form == Form::Rows(Layout::File);
+            let mut place = Place { format, form, rows: stored.rows, width: stored.width, arena: None };
+            if !same {
+                let bytes = part_bytes(config, part, checkpoint.down, format).map_err(|e| {
+                    let name = checkpoint.tensor_name(part);
+                    Error::Model(format!("tensor {name} cannot be rounded to {quant}: {e}; choose f16 or none"))
+                })?;
+                let end = usize::try_from(bytes).ok().and_then(|bytes| size.checked_add(bytes));
+                let end = end.ok_or_else(|| Error::Memory("the weights do not fit in any memory".into()))?;
+                place.arena = Some(size..end);
+                size = end.next_multiple_of(ALIGNMENT);
+            }
+            place
+        };
+        places[index(config, part)] = Some(place);
+    }
+    Ok((places.into_iter().map(|p| p.expect("parts() yields every index")).collect(), size))
+}
+
+/// The format and form one part is loaded in.
+fn target(stored: &Stored<'_>, part: Part, down: DownOrder, quant: Quant, relay: Relay) -> (Format, Form) {
+    let format = match quant.format() {
+        _ if part.stays_f32() => Format::F32,
+        Some(format) => format,
+        None => stored.format,
+    };
+    let rounded = format != stored.format;
+    let relaid = match relay {
+        Relay::Never => false,
+        Relay::Rounded => rounded,
+        Relay::All => true,
+    };
+    let form = match (part, down) {
+        _ if !relaid => Form::Rows(Layout::File),
+        (Part::Down(..), DownOrder::ByNeuron) => Form::Rows(Layout::File),
+        // 32 outputs and 32 neurons at a time: every width of a checked config is such a multiple.
+        (Part::Down(..), DownOrder::ByOutput) if matches!(format, Format::Q4_0 | Format::Q4_1 | Format::Q8_0) => {
+            Form::Tiles
+        }
+        (Part::Down(..), DownOrder::ByOutput) => Form::Rows(Layout::File),
+        _ if Layout::Lanes.holds(format) => Form::Rows(Layout::Lanes),
+        _ => Form::Rows(Layout::File),
+    };
+    (format, form)
+}
+
+/// Some rows of one part and the memory they go to. One job is one thread's.
+struct Job<'a> {
+    part: Part,
+    rows: Range<usize>,
+    to: Mutex<&'a mut [u8]>,
+}
+
+/// About this many weights make a job: enough to forget the cost of handing it out, few enough to share evenly.
+const JOB_WEIGHTS: usize = 1 << 18;
+
+/// Writes every part that has a place in the arena. Parts are taken in the order of the plan, which is that of the arena.
+fn fill(
+    checkpoint: &Checkpoint,
+    places: &[Place],
+    arena: &mut [u8],
+    spread: &Spread<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let config = &checkpoint.config;
+    let own = |part: &Part| !(config.tied && *part == Part::Head);
+    let parts: Vec<Part> =
+        checkpoint.parts().filter(own).filter(|part| places[index(config, *part)].arena.is_some()).collect();
+    let size = |part: &Part| checkpoint.stored(*part).bytes.len() as u64;
+    let total: u64 = parts.iter().map(size).sum();
+    let (mut done, mut rest, mut at) = (0, arena, 0);
+    // Jobs of some parts at a time: enough to keep every thread busy, and a step of progress after each.
+    let mut jobs: Vec<Job<'_>> = vec![];
+    for (i, part) in parts.iter().enumerate() {
+        let place = &places[index(config, *part)];
+        let range = place.arena.clone().expect("filtered above");
+        let (_, from) = std::mem::take(&mut rest).split_at_mut(range.start - at);
+        let (to, after) = from.split_at_mut(range.len());
+        (rest, at) = (after, range.end);
+        add_jobs(&mut jobs, *part, place, to);
+        done += size(part);
+        if jobs.len() >= 64 || i + 1 == parts.len() {
+            run(checkpoint, places, &jobs, spread)?;
+            jobs.clear();
+            progress(done, total);
+        }
+    }
+    Ok(())
+}
+
+fn add_jobs<'a>(jobs: &mut Vec<Job<'a>>, part: Part, place: &Place, to: &'a mut [u8]) {
+    // Tiles mix all rows of a matrix, so theirs is one job.
+    let rows = if place.form == Form::Tiles { place.rows } else { (JOB_WEIGHTS / place.width).max(1) };
+    let row_bytes = to.len() / place.rows;
+    for (i, to) in to.chunks_mut(rows * row_bytes).enumerate() {
+        let first = i * rows;
+        jobs.push(Job { part, rows: first..first + to.len() / row_bytes, to: Mutex::new(to) });
+    }
+}
+
+fn run(checkpoint: &Checkpoint, places: &[Place], jobs: &[Job<'_>], spread: &Spread<'_>) -> Result<()> {
+    // The first complaint in the order of jobs, so that the sentence does not depend on threads.
+    let complaint: Mutex<Option<(usize, String)>> = Mutex::new(None);
+    spread(jobs.len(), &|i| {
+        let job = &jobs[i];
+        let place = &places[index(&checkpoint.config, job.part)];
+        let mut to = job.to.lock().expect("a job runs once");
+        if let Err(sentence) = convert(checkpoint, place, job, &mut to) {
+            let mut first = complaint.lock().expect("nothing panics while holding it");
+            if first.as_ref().is_none_or(|(j, _)| i < *j) {
+                *first = Some((i, sentence));
+            }
+        }
+        let row_bytes = checkpoint.stored(job.part).bytes.len() / place.rows;
+        checkpoint.release_range(job.part, job.rows.start * row_bytes..job.rows.end * row_bytes);
+    });
+    match complaint.into_inner().expect("nothing panics while holding it") {
+        Some((_, sentence)) => Err(Error::Model(sentence)),
+        None => Ok(()),
+    }
+}
+
+/// One job: decode, check, encode, re-lay.
+fn convert(checkpoint: &Checkpoint, place: &Place, job: &Job<'_>, to: &mut [u8]) -> Result<(), String> {
+    let stored = checkpoint.stored(job.part);
+    let from_row = stored.bytes.len() / stored.rows;
+    let from = &stored.bytes[job.rows.start * from_row..job.rows.end * from_row];
+    let to_row = to.len() / job.rows.len();
+    let shape = "the plan made whole rows";
+    if stored.format == place.format {
+        return match place.form {
+            Form::Rows(Layout::File) => unreachable!("stays in the map"),
+            Form::Rows(Layout::Lanes) => {
+                lanes_from_file(place.format, place.width, from, to).map_err(|e| e.to_string())
+            }
+            Form::Tiles => tiles_from_file(place.format, place.width, place.rows, from, to).map_err(|e| e.to_string()),
+        };
+    }
+    let mut weights = vec![0f32; place.width];
+    let mut row_of_file = vec![0u8; to_row];
+    let mut whole = vec![0u8; if place.form == Form::Tiles { to.len() } else { 0 }];
+    for (i, row) in from.chunks_exact(from_row).enumerate() {
+        stored.format.decode(row, &mut weights);
+        refuse_unfit(&weights, place.format).map_err(|(column, e)| {
+            format!("tensor {}, row {}, column {column}: {e}", checkpoint.tensor_name(job.part), job.rows.start + i)
+        })?;
+        let to = &mut to[i * to_row..(i + 1) * to_row];
+        match place.form {
+            Form::Rows(Layout::File) => place.format.encode(&weights, to),
+            Form::Rows(Layout::Lanes) => {
+                place.format.encode(&weights, &mut row_of_file);
+                lanes_from_file(place.format, place.width, &row_of_file, to).expect(shape);
+            }
+            Form::Tiles => place.format.encode(&weights, &mut whole[i * to_row..(i + 1) * to_row]),
+        }
+    }
+    if place.form == Form::Tiles {
+        tiles_from_file(place.format, place.width, place.rows, &whole, to).expect(shape);
+    }
+    Ok(())
+}
+
+/// Numbers that a format cannot hold: not finite, or beyond what its largest scale reaches.
+fn refuse_unfit(weights: &[f32], format: Format) -> Result<(), (usize, String)> {
+    const HALF: f32 = 65504.0; // the largest f16
+    let most = match format {
+        Format::F16 => HALF,
+        Format::Q4_0 => 8.0 * HALF,
+        Format::Q8_0 => 127.0 * HALF,
+        _ => f32::MAX,
+    };
+    // Without early exit, so that it runs many numbers at a time; false for NaN.
+    if weights.iter().fold(true, |fit, w| fit & (w.abs() <= most)) {
+        return Ok(());
+    }
+    let column = weights.iter().position(|w| !(w.abs() <= most)).expect("one of them did not fit");
+    let w = weights[column];
+    let why = if w.is_finite() { format!("{w} is too large for {}", format.name()) } else { not_finite(w) };
+    Err((column, why))
+}
+
+fn not_finite(w: f32) -> String {
+    format!("the weight is {w}, expected a finite number")
+}
+
+impl Checkpoint {
+    /// Reads every weight once and refuses the first that is not a finite number, by tensor, row and column.
+    pub fn check_finite(&self, spread: &Spread<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let own = |part: &Part| !(self.config.tied && *part == Part::Head);
+        let (total, mut done) = (self.weight_bytes(), 0);
+        for part in self.parts().filter(own) {
+            let stored = self.stored(part);
+            let row_bytes = stored.bytes.len() / stored.rows;
+            let rows = (JOB_WEIGHTS / stored.width).max(1);
+            let first: Mutex<Option<(usize, usize, f32)>> = Mutex::new(None);
+            spread(stored.rows.div_ceil(rows), &|job| {
+                let range = job * rows..((job + 1) * rows).min(stored.rows);
+                let mut weights = vec![0f32; stored.width];
+                for row in range.clone() {
+                    stored.format.decode(&stored.bytes[row * row_bytes..(row + 1) * row_bytes], &mut weights);
+                    if let Some(column) = weights.iter().position(|w| !w.is_finite()) {
+                        let mut first = first.lock().expect("nothing panics while holding it");
+                        if first.is_none_or(|(r, ..)| row < r) {
+                            *first = Some((row, column, weights[column]));
+                        }
+                        break;
+                    }
+                }
+                self.release_range(part, range.start * row_bytes..range.end * row_bytes);
+            });
+            if let Some((row, column, w)) = first.into_inner().expect("nothing panics while holding it") {
+                let (name, file) = (self.tensor_name(part), self.file_of(part).display());
+                return Err(Error::Model(format!(
+                    "{file}: tensor {name}, row {row}, column {column}: {}",
+                    not_finite(w)
+                )));
+            }
+            done += stored.bytes.len() as u64;
+            progress(done, total);
+        }
+        Ok(())
+    }
+}
