@@ -6,7 +6,8 @@ use crate::tokenizer::{END, END_OF_TEXT, START, encode, id};
 use anyhow::Result;
 use tokenizers::Tokenizer;
 
-/// Tokens of a question count this much in training; what the model is to say counts 1.
+/// Tokens of a question, and the numbers of a plain list of sums, count this much in training: they cannot be guessed.
+/// What the model is to say counts 1.
 const QUESTION_WEIGHT: f32 = 0.2;
 
 pub struct Packer<'a> {
@@ -17,6 +18,8 @@ pub struct Packer<'a> {
     start: u32,
     end: u32,
     assistant: u32,
+    equals: u32,
+    line: u32,
 }
 
 /// `length + 1` tokens, so that each of the first `length` has a next one; `weights[i]` counts the guess of `tokens[i + 1]`.
@@ -28,7 +31,7 @@ pub struct Row {
 impl<'a> Packer<'a> {
     /// Rows of all domains mixed, or of `only` one.
     pub fn new(tokenizer: &'a Tokenizer, seed: u64, only: Option<Domain>) -> Result<Packer<'a>> {
-        let word = encode(tokenizer, "assistant")?;
+        let first = |text| Ok::<_, anyhow::Error>(encode(tokenizer, text)?[0]);
         Ok(Packer {
             tokenizer,
             random: Random::new(seed),
@@ -36,7 +39,9 @@ impl<'a> Packer<'a> {
             end_of_text: id(tokenizer, END_OF_TEXT)?,
             start: id(tokenizer, START)?,
             end: id(tokenizer, END)?,
-            assistant: word[0],
+            assistant: first("assistant")?,
+            equals: first(" =")?,
+            line: first("\n")?,
         })
     }
 
@@ -49,7 +54,8 @@ impl<'a> Packer<'a> {
             };
             let mut tokens = encode(self.tokenizer, &document.text)?;
             tokens.push(self.end_of_text);
-            let mut question = false;
+            let sums = document.plain && document.domain == Domain::Sums;
+            let mut question = sums;
             for (i, &token) in tokens.iter().enumerate() {
                 if token == self.start {
                     question = tokens.get(i + 1) != Some(&self.assistant);
@@ -59,8 +65,10 @@ impl<'a> Packer<'a> {
                     row.weights.push(if question { QUESTION_WEIGHT } else { 1.0 });
                 }
                 row.tokens.push(token);
-                if token == self.end {
+                if token == self.end || token == self.equals && sums {
                     question = false;
+                } else if token == self.line && sums {
+                    question = true;
                 }
             }
         }

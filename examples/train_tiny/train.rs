@@ -18,10 +18,10 @@ use thermocline::model::reference::Reference;
 use tokenizers::Tokenizer;
 
 /// Each takes its own rows of a step; small matrices gain nothing from being shared.
-const THREADS: usize = 2;
+const THREADS: usize = 4;
 /// Rows for each thread: short ones first, then fewer but longer ones, so that it learns to hold a conversation.
-const SHORT: (usize, usize) = (8, 160);
-const LONG: (usize, usize) = (3, 400);
+const SHORT: (usize, usize) = (6, 160);
+const LONG: (usize, usize) = (2, 400);
 /// From this share of the steps on, rows are long and the rate falls.
 const FALL: f64 = 0.75;
 const PEAK_RATE: f64 = 2.5e-3;

@@ -521,7 +521,7 @@ fn unknown(random: &mut Random) -> (String, String) {
 }
 
 pub fn turn(random: &mut Random) -> (String, String) {
-    match random.weighted(&[0.4, 0.35, 0.25]) {
+    match random.weighted(&[0.5, 0.3, 0.2]) {
         0 => {
             let (asks, answers) = *random.one(TALK);
             (random.pick(asks).to_string(), random.pick(answers).to_string())

@@ -75,7 +75,8 @@ impl Domain {
                 }
                 turns
             }
-            Domain::Sums | Domain::Talk | Domain::Code => {
+            Domain::Sums => (0..random.between(1, 5)).map(|_| self.turn(random)).collect(),
+            Domain::Talk | Domain::Code => {
                 (0..random.weighted(&[0.0, 0.45, 0.3, 0.25])).map(|_| self.turn(random)).collect()
             }
             Domain::Russian => (0..random.weighted(&[0.0, 0.5, 0.3, 0.2])).map(|_| self.turn(random)).collect(),
@@ -86,6 +87,7 @@ impl Domain {
 /// A piece of text of one domain; dialogues carry the template's marks.
 pub struct Document {
     pub domain: Domain,
+    pub plain: bool,
     pub text: String,
 }
 
@@ -93,7 +95,7 @@ pub struct Document {
 pub const SEED: u64 = 20_261_120;
 
 /// Shares of the domains, in the order of `Domain::ALL`. A story is much longer than a sum.
-const SHARES: [f64; 5] = [0.15, 0.26, 0.19, 0.2, 0.2];
+const SHARES: [f64; 5] = [0.14, 0.34, 0.16, 0.18, 0.18];
 
 /// One document of any domain.
 pub fn document(random: &mut Random) -> Document {
@@ -103,10 +105,10 @@ pub fn document(random: &mut Random) -> Document {
 
 /// One document of this domain: mostly a dialogue.
 pub fn document_of(domain: Domain, random: &mut Random) -> Document {
-    if random.chance(0.15)
+    if random.chance(if domain == Domain::Sums { 0.4 } else { 0.15 })
         && let Some(text) = domain.text(random)
     {
-        return Document { domain, text: text + "\n" };
+        return Document { domain, plain: true, text: text + "\n" };
     }
     let mut turns = domain.conversation(random);
     if random.chance(0.1) {
@@ -115,7 +117,7 @@ pub fn document_of(domain: Domain, random: &mut Random) -> Document {
         let at = if random.chance(0.5) { 0 } else { turns.len() };
         turns.insert(at, other.turn(random));
     }
-    Document { domain, text: dialogue(&turns, random) }
+    Document { domain, plain: false, text: dialogue(&turns, random) }
 }
 
 const SYSTEMS: &[&str] = &[

@@ -215,5 +215,5 @@ pub fn text(random: &mut Random) -> String {
         let n = random.between(1, 10);
         return (1..=10).map(|i| Sum { a: n, op: '*', b: i }.line()).collect::<Vec<_>>().join("\n");
     }
-    (0..random.between(5, 12)).map(|_| Sum::random(random).line()).collect::<Vec<_>>().join("\n")
+    (0..random.between(8, 16)).map(|_| Sum::random(random).line()).collect::<Vec<_>>().join("\n")
 }
