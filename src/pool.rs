@@ -1,1 +1,380 @@
-//! Splits rows among cores; the only place that starts compute threads.
+//! Splits work among cores; the only place that starts compute threads.
+//!
+//! A *region* is one parallel loop. Its chunks are claimed from a shared cursor, by the caller too, and the caller
+//! waits only for helpers that *entered* the region: a helper the system has descheduled costs its share of the speed,
+//! never a stall. Idle helpers spin for a bounded time and then park. Which thread ran a chunk cannot change a
+//! result: chunks write to places of their own.
+
+use kernels::Columns;
+use std::cell::UnsafeCell;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::{JoinHandle, Thread};
+
+/// Looks at the region word before a helper parks: about half a millisecond, longer than the serial gaps of a decode
+/// step and far shorter than a user's pause.
+const SPINS: u32 = 20_000;
+
+/// Region word: generation in the high half, then one bit "closed", then the count of helpers that entered.
+const CLOSED: u64 = 1 << 31;
+const ENTERED: u64 = CLOSED - 1;
+const GENERATION: u64 = 1 << 32;
+
+type Job<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// One published region. Written by the caller while no helper is inside.
+struct Region {
+    job: Option<Job<'static>>,
+    chunks: usize,
+    /// Helpers with an index below this take part.
+    helpers: usize,
+}
+
+struct Shared {
+    word: AtomicU64,
+    region: UnsafeCell<Region>,
+    cursor: AtomicUsize,
+    left: AtomicUsize,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    parked: Vec<AtomicBool>,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: `region` is written only by the holder of `Pool::turn` after every helper that entered the previous region
+// has left and while the word says closed, so nobody can enter; it is read only by helpers that entered.
+unsafe impl Sync for Shared {}
+
+/// Persistent compute threads.
+pub struct Pool {
+    shared: Arc<Shared>,
+    helpers: Vec<Thread>,
+    joins: Vec<JoinHandle<()>>,
+    /// Held by the one region in flight. Who finds it taken runs alone.
+    turn: Mutex<()>,
+    width: AtomicUsize,
+}
+
+impl Pool {
+    /// Cores this process may use: affinity and cgroup quota respected.
+    pub fn cores() -> usize {
+        std::thread::available_parallelism().map_or(1, |n| n.get())
+    }
+
+    /// A pool in which `threads` threads compute, the caller included.
+    pub fn new(threads: usize) -> Pool {
+        assert!(threads >= 1, "a pool needs at least the calling thread");
+        let shared = Arc::new(Shared {
+            word: AtomicU64::new(CLOSED),
+            region: UnsafeCell::new(Region { job: None, chunks: 0, helpers: 0 }),
+            cursor: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let joins: Vec<_> = (0..threads - 1)
+            .map(|index| {
+                let shared = shared.clone();
+                std::thread::Builder::new()
+                    .name(format!("compute-{}", index + 1))
+                    .spawn(move || shared.help(index))
+                    .expect("the system starts a thread")
+            })
+            .collect();
+        let helpers = joins.iter().map(|j| j.thread().clone()).collect();
+        Pool { shared, helpers, joins, turn: Mutex::new(()), width: AtomicUsize::new(threads) }
+    }
+
+    /// Threads that take part in a region now.
+    pub fn width(&self) -> usize {
+        self.width.load(Ordering::Relaxed)
+    }
+
+    /// Lets `threads` of the pool's threads take part from the next region on.
+    pub fn set_width(&self, threads: usize) {
+        self.width.store(threads.clamp(1, self.helpers.len() + 1), Ordering::Relaxed);
+    }
+
+    /// Runs `job(0) .. job(chunks - 1)`, each once, on some thread; returns when all are done.
+    /// A panic in a chunk is raised again here.
+    pub fn run(&self, chunks: usize, job: impl Fn(usize) + Sync) {
+        let helpers = self.width() - 1;
+        let turn = match self.turn.try_lock() {
+            _ if helpers == 0 || chunks < 2 => None,
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()), // a chunk panicked once; the region had ended
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if turn.is_none() {
+            (0..chunks).for_each(job);
+            return;
+        }
+        let s = &*self.shared;
+        self.publish(&job, chunks, helpers);
+        let mine = catch_unwind(AssertUnwindSafe(|| s.claim(&job, chunks)));
+        // Nobody may enter from here on; wait for those inside.
+        let entered = s.word.fetch_or(CLOSED, Ordering::AcqRel) & ENTERED;
+        let mut spins = 0u32;
+        while (s.left.load(Ordering::Acquire) as u64) < entered {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        if let Err(panic) = mine {
+            resume_unwind(panic);
+        }
+        assert!(!s.panicked.swap(false, Ordering::Relaxed), "a chunk of parallel work panicked");
+    }
+
+    #[allow(unsafe_code)]
+    fn publish(&self, job: Job<'_>, chunks: usize, helpers: usize) {
+        let s = &*self.shared;
+        // SAFETY: the lifetime is only widened for storage: `run` does not return before every helper that entered has
+        // left, and none can enter after it closed the region. The cell is ours by the argument at `impl Sync`.
+        unsafe {
+            let job = std::mem::transmute::<Job<'_>, Job<'static>>(job);
+            *s.region.get() = Region { job: Some(job), chunks, helpers };
+        }
+        s.cursor.store(0, Ordering::Relaxed);
+        s.left.store(0, Ordering::Relaxed);
+        let generation = (s.word.load(Ordering::Relaxed) / GENERATION).wrapping_add(1);
+        s.word.store(generation.wrapping_mul(GENERATION), Ordering::SeqCst);
+        for (index, thread) in self.helpers.iter().enumerate().take(helpers) {
+            if s.parked[index].load(Ordering::SeqCst) {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// Splits `count` items into ranges of a size that keeps every thread busy: about four chunks a thread, none
+    /// smaller than `least`, each a multiple of `step` but the last. Calls `job` once per range.
+    pub fn ranges(&self, count: usize, least: usize, step: usize, job: impl Fn(Range<usize>) + Sync) {
+        let size = self.chunk(count, least, step);
+        self.run(count.div_ceil(size), |i| job(i * size..((i + 1) * size).min(count)));
+    }
+
+    /// The chunk size `ranges` uses.
+    pub fn chunk(&self, count: usize, least: usize, step: usize) -> usize {
+        let even = count.div_ceil(self.width() * 4);
+        even.max(least).next_multiple_of(step).max(1)
+    }
+
+    /// `out` is `[t][stride]`: hands disjoint column ranges of it, of about equal size, to the chunks of one region.
+    pub fn columns(
+        &self,
+        out: &mut Vec<f32>,
+        stride: usize,
+        (least, step): (usize, usize),
+        job: impl Fn(Range<usize>, &mut Columns<'_>) + Sync,
+    ) {
+        let size = self.chunk(stride, least, step);
+        self.grid(std::slice::from_mut(out), stride, size, |_, range, part| job(range, part));
+    }
+
+    /// Each of `outs` is `[t][stride]`, `t` its own: one chunk for every output and every `size` columns of it.
+    #[allow(unsafe_code)]
+    pub fn grid(
+        &self,
+        outs: &mut [Vec<f32>],
+        stride: usize,
+        size: usize,
+        job: impl Fn(usize, Range<usize>, &mut Columns<'_>) + Sync,
+    ) {
+        assert!(outs.iter().all(|o| o.len() % stride == 0), "every output is whole rows of {stride}");
+        let per_out = stride.div_ceil(size);
+        let bases: Vec<_> = outs.iter_mut().map(|o| (o.len() / stride, Shareable(o.as_mut_ptr()))).collect();
+        self.run(bases.len() * per_out, |chunk| {
+            let (t, base) = &bases[chunk / per_out];
+            let start = chunk % per_out * size;
+            let range = start..(start + size).min(stride);
+            // SAFETY: (output, range) pairs are disjoint and in bounds, and the outputs stay borrowed until the region
+            // has ended.
+            let mut part = unsafe { Columns::from_raw(base.at(start), stride, range.len(), *t) };
+            job(chunk / per_out, range, &mut part);
+        });
+    }
+
+    /// Cuts `out` into pieces of `size` elements and hands each to one chunk.
+    #[allow(unsafe_code)]
+    pub fn pieces<T: Send>(&self, out: &mut [T], size: usize, job: impl Fn(usize, &mut [T]) + Sync) {
+        let (len, base) = (out.len(), Shareable(out.as_mut_ptr()));
+        self.run(len.div_ceil(size), |i| {
+            let start = i * size;
+            // SAFETY: pieces are disjoint and inside `out`, which stays borrowed until the region has ended.
+            let piece = unsafe { std::slice::from_raw_parts_mut(base.at(start), size.min(len - start)) };
+            job(i, piece);
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.helpers.iter().for_each(Thread::unpark);
+        for join in self.joins.drain(..) {
+            let _ = join.join(); // a helper catches its chunks' panics, so this cannot fail in a way we could mend
+        }
+    }
+}
+
+impl Shared {
+    /// Claims chunks until none is left.
+    fn claim(&self, job: Job<'_>, chunks: usize) {
+        loop {
+            let chunk = self.cursor.fetch_add(1, Ordering::Relaxed);
+            if chunk >= chunks {
+                return;
+            }
+            job(chunk);
+        }
+    }
+
+    /// A helper's life.
+    fn help(&self, index: usize) {
+        let (mut seen, mut spins) = (0u64, 0u32);
+        while !self.stop.load(Ordering::Relaxed) {
+            let word = self.word.load(Ordering::Acquire);
+            let fresh = word / GENERATION != seen && word & CLOSED == 0;
+            if fresh && self.enter(word) {
+                seen = word / GENERATION;
+                self.work(index);
+                self.left.fetch_add(1, Ordering::Release);
+                spins = 0;
+            } else if spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+            } else {
+                self.park(index, seen);
+                spins = 0;
+            }
+        }
+    }
+
+    fn enter(&self, word: u64) -> bool {
+        self.word.compare_exchange(word, word + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    #[allow(unsafe_code)]
+    fn work(&self, index: usize) {
+        // SAFETY: we entered, so the region is ours to read until we leave.
+        let region = unsafe { &*self.region.get() };
+        let job = region.job.expect("a published region has a job");
+        if index < region.helpers && catch_unwind(AssertUnwindSafe(|| self.claim(job, region.chunks))).is_err() {
+            self.panicked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Sleeps until a region newer than `seen` may be open. The flag is raised before the word is read again and the
+    /// caller writes the word before it reads the flag, so one of the two sees the other.
+    fn park(&self, index: usize, seen: u64) {
+        self.parked[index].store(true, Ordering::SeqCst);
+        let word = self.word.load(Ordering::SeqCst);
+        if (word / GENERATION == seen || word & CLOSED != 0) && !self.stop.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+        self.parked[index].store(false, Ordering::SeqCst);
+    }
+}
+
+/// A base address chunks compute their own disjoint parts from.
+struct Shareable<T>(*mut T);
+
+#[allow(unsafe_code)]
+// SAFETY: the pointer is only turned into disjoint parts, one per chunk, inside this room.
+unsafe impl<T: Send> Sync for Shareable<T> {}
+
+impl<T> Shareable<T> {
+    #[allow(unsafe_code)]
+    fn at(&self, index: usize) -> *mut T {
+        // SAFETY: every caller passes an index inside the slice the pointer came from.
+        unsafe { self.0.add(index) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chunk_runs_once() {
+        for threads in [1, 2, 3, 7] {
+            let pool = Pool::new(threads);
+            for chunks in [0, 1, 2, 3, 50, 1000] {
+                let counts: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(chunks, |i| {
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} threads, {chunks} chunks");
+            }
+        }
+    }
+
+    #[test]
+    fn many_regions_with_pauses_between() {
+        let pool = Pool::new(4);
+        let total = AtomicUsize::new(0);
+        for round in 0..3000 {
+            if round % 1000 == 999 {
+                std::thread::sleep(std::time::Duration::from_millis(20)); // long enough for helpers to park
+            }
+            pool.set_width(1 + round % 4);
+            pool.run(8, |_| {
+                total.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(total.load(Ordering::Relaxed), 24_000);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(3);
+        for bad in 0..20 {
+            let result = catch_unwind(AssertUnwindSafe(|| pool.run(20, |i| assert!(i != bad, "planted"))));
+            assert!(result.is_err());
+        }
+        let sum = AtomicUsize::new(0);
+        pool.run(100, |i| {
+            sum.fetch_add(i, Ordering::Relaxed);
+        });
+        assert_eq!(sum.load(Ordering::Relaxed), 4950);
+    }
+
+    #[test]
+    fn regions_within_regions_and_from_several_threads_run() {
+        let pool = Pool::new(3);
+        let count = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        pool.run(4, |_| {
+                            pool.run(4, |_| {
+                                count.fetch_add(1, Ordering::Relaxed);
+                            })
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 3 * 200 * 16);
+    }
+
+    #[test]
+    fn columns_and_pieces_cover_everything_once() {
+        let pool = Pool::new(3);
+        let mut out = vec![0f32; 5 * 77];
+        pool.columns(&mut out, 77, (1, 4), |range, part| {
+            for t in 0..5 {
+                for (c, v) in range.clone().zip(part.row(t)) {
+                    *v += (t * 77 + c) as f32;
+                }
+            }
+        });
+        assert!(out.iter().enumerate().all(|(i, &v)| v == i as f32));
+        let mut bytes = vec![0u8; 1003];
+        pool.pieces(&mut bytes, 100, |i, piece| piece.fill(i as u8 + 1));
+        assert!(bytes.iter().enumerate().all(|(i, &b)| b as usize == i / 100 + 1));
+    }
+}
