@@ -1,12 +1,15 @@
 //! Activations as the verbs want them: as given, and rounded once to integers for all matrices they meet.
 
+use half::f16;
+
 use crate::Isa;
 use crate::format::RUN;
 use crate::layout::LANES;
 
 /// `t` vectors of `width` activations: as given, and rounded to int8, 32 at a time.
 ///
-/// Rounding: `scale = largest magnitude / 127`, `code = round_half_to_even(x * (127 / largest))`. A block whose largest
+/// Rounding: `scale = largest magnitude / 127`, itself rounded to f16 where that has a normal number for it (the
+/// field's Q8_0, so that other engines' products can be compared term by term), `code = round_half_to_even(x * (127 / largest))`. A block whose largest
 /// magnitude is below `2^-100` rounds to zero altogether, scale included; one that holds an infinity or a NaN gets the scale
 /// NaN. Widths that are no multiple of 32 are not rounded and meet float formats only.
 #[derive(Clone, Default)]
@@ -37,6 +40,14 @@ impl Group {
 
 /// Largest magnitudes below this round to silence; the reciprocal of anything above is finite.
 pub(crate) const SILENT: f32 = f32::from_bits((127 - 100) << 23);
+
+/// The scale of a block whose largest magnitude is `largest`.
+#[inline(always)]
+pub(crate) fn scale_of(largest: f32) -> f32 {
+    let scale = largest / 127.0;
+    let normal = f16::MIN_POSITIVE.to_f32()..=f16::MAX.to_f32();
+    if normal.contains(&scale) { f16::from_f32(scale).to_f32() } else { scale }
+}
 
 impl Activations {
     /// `values` is `[t][width]`.

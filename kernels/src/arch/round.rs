@@ -1,6 +1,6 @@
 //! Rounding of activations: a block of 32 at a time, written for the compiler to turn into vectors.
 
-use crate::activations::{Group, SILENT};
+use crate::activations::{Group, SILENT, scale_of};
 use crate::format::RUN;
 use crate::layout::LANES;
 
@@ -24,7 +24,7 @@ pub(super) fn round(x: &[f32], groups: &mut [Group]) {
             group.scales[lane] = f32::NAN;
             continue;
         }
-        group.scales[lane] = largest / 127.0;
+        group.scales[lane] = scale_of(largest);
         let inverse = 127.0 / largest;
         let mut codes = [0i32; RUN];
         for (code, x) in codes.iter_mut().zip(block) {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::activations::{Group, SILENT};
+use crate::activations::{Group, SILENT, scale_of};
 use crate::format::{RUN, Run, Runs, for_format, half_at};
 use crate::layout::LANES;
 use crate::{Activations, Columns, Layout, Order, Pick, Rows, Tiles};
@@ -23,7 +23,7 @@ pub(super) fn round(x: &[f32], groups: &mut [Group]) {
             group.scales[lane] = f32::NAN;
             continue;
         }
-        group.scales[lane] = largest / 127.0;
+        group.scales[lane] = scale_of(largest);
         let inverse = 127.0 / largest;
         for (i, x) in block.iter().enumerate() {
             let code = (x * inverse).round_ties_even() as i8;
