@@ -4,12 +4,14 @@
 //! [`checkpoint`]; [`experts`]; [`model`]; [`engine`]; [`cli`]. A room imports from lower floors only
 //! (`tests/floors.rs` keeps it so). See `docs/ARCHITECTURE.md`.
 
+mod bridge;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;
 pub mod experts;
+pub mod host;
 pub mod model;
 pub mod pool;
 

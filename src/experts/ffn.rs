@@ -1,0 +1,128 @@
+//! The mathematics of chosen experts on host memory (specification 3.1, step 2.10):
+//! `y = sum of w_e * down_e(relu(gate_e x) * (up_e x))`, in ascending order of expert.
+//!
+//! A neuron whose gate is not positive adds exactly nothing: its `up` row is not read, nor its `down` row where `down`
+//! lies by neuron. Two parallel regions per wave of experts: by neuron, then by output column.
+
+use super::{Down, Expert, ExpertStore, Group};
+use crate::host::Host;
+use kernels::norm::axpy;
+use kernels::{Activations, Columns, Format, Order, Pick, Tiles, add_rows, add_tiles, dot_rows};
+use std::ops::Range;
+
+/// Tokens, summed over experts, whose intermediate vectors are held at once: enough to fill the cores, small enough to
+/// stay in the outer caches (256 x 768 f32 = 768 KiB).
+const WAVE_TOKENS: usize = 256;
+
+/// Neurons one chunk computes: blocks of 32 stay whole, so that rounding never straddles two chunks.
+const NEURONS: usize = 64;
+
+/// Above this share of firing neurons all `up` rows are read in order: jumping over so few saves nothing.
+const DENSE: f32 = 0.9;
+
+/// `x` `[t, width]` -> sum over each token's experts, `[t, width]`.
+pub fn mixture(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activations) -> Vec<f32> {
+    let mut out = vec![0f32; x.t() * x.width()];
+    let mut rest = groups;
+    while !rest.is_empty() {
+        let mut tokens = 0;
+        let fits = |g: &&Group| {
+            tokens += g.tokens.len();
+            tokens <= WAVE_TOKENS
+        };
+        let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        wave(host, store, now, x, &mut out);
+        rest = later;
+    }
+    out
+}
+
+/// One wave: adds these experts' share to `out` `[t, width]`.
+fn wave(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activations, out: &mut Vec<f32>) {
+    let experts: Vec<Expert> = groups.iter().map(|g| store.ready(g.id)).collect();
+    let inputs: Vec<Activations> = groups.iter().map(|g| x.gather(&g.tokens)).collect();
+    let (neurons, width) = (experts[0].gate.len(), x.width());
+
+    let mut h: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * neurons]).collect();
+    host.pool.grid(&mut h, neurons, NEURONS, |e, range, h| fire(host, &experts[e], &inputs[e], range, h));
+
+    let h: Vec<Activations> =
+        h.iter().zip(groups).map(|(h, g)| Activations::new(host.isa, h, g.tokens.len(), neurons)).collect();
+    let mut y: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * width]).collect();
+    // Long runs read best, so an expert is cut only as far as the cores need it.
+    let cuts = (2 * host.pool.width()).div_ceil(groups.len());
+    let size = width.div_ceil(cuts).next_multiple_of(32);
+    host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].down, &h[e], range, y));
+
+    // Per output column the experts come in ascending order, whoever computed them.
+    host.pool.columns(out, width, (256, 32), |range, out| {
+        for (group, y) in groups.iter().zip(&y) {
+            for ((&token, &weight), y) in group.tokens.iter().zip(&group.weights).zip(y.chunks_exact(width)) {
+                axpy(host.isa, weight, &y[range.clone()], out.row(token));
+            }
+        }
+    });
+}
+
+/// `h[t][i] = relu(gate_i x_t) * (up_i x_t)` for the neurons in `range`.
+fn fire(host: &Host, expert: &Expert<'_>, x: &Activations, range: Range<usize>, h: &mut Columns<'_>) {
+    let (gate, up) = (expert.gate.slice(range.clone()), expert.up.slice(range.clone()));
+    dot_rows(host.isa, gate, Pick::All, x, Order::Lanes, h);
+    let mut firing: Vec<u32> = Vec::with_capacity(range.len());
+    for i in 0..range.len() {
+        if (0..x.t()).any(|t| h.row(t)[i] > 0.0) {
+            firing.push(i as u32);
+        }
+    }
+    let dense = firing.len() as f32 > DENSE * range.len() as f32;
+    let count = if dense { range.len() } else { firing.len() };
+    let mut u = vec![0f32; x.t() * count];
+    let pick = if dense { Pick::All } else { Pick::These(&firing) };
+    dot_rows(host.isa, up, pick, x, Order::Lanes, &mut Columns::new(&mut u, x.t(), count));
+    host.touch(gate.row_bytes() * range.len() + up.row_bytes() * count);
+    for (t, u) in u.chunks_exact(count.max(1)).enumerate() {
+        let h = h.row(t);
+        if dense {
+            h.iter_mut().zip(u).for_each(|(g, u)| *g = if *g > 0.0 { *g * u } else { 0.0 });
+        } else {
+            let mut next = 0;
+            for (i, g) in h.iter_mut().enumerate() {
+                let fires = firing.get(next) == Some(&(i as u32));
+                *g = if fires && *g > 0.0 { *g * u[next] } else { 0.0 };
+                next += fires as usize;
+            }
+        }
+    }
+}
+
+/// `y[t][c] = sum over neurons of h[t][i] * down[c][i]` for the columns in `range`.
+fn project(host: &Host, down: Down<'_>, h: &Activations, range: Range<usize>, y: &mut Columns<'_>) {
+    match down {
+        Down::ByOutput(rows) => {
+            let rows = rows.slice(range);
+            host.touch(rows.row_bytes() * rows.len());
+            dot_rows(host.isa, rows, Pick::All, h, Order::Sequence, y);
+        }
+        Down::Tiled(tiles) => {
+            host.touch(tile_bytes(tiles, h, range.len()));
+            add_tiles(host.isa, tiles, h, range, y);
+        }
+        Down::ByNeuron(rows) => {
+            let share = rows.row_bytes() * range.len() / rows.width();
+            for (t, h) in h.values().chunks_exact(rows.len()).enumerate() {
+                host.touch(share * h.iter().filter(|&&h| h != 0.0).count());
+                add_rows(host.isa, rows, h, range.clone(), y.row(t));
+            }
+        }
+    }
+}
+
+/// Bytes of `columns` columns that silent neurons do not save: weights of neurons that fire for any token, scales of
+/// blocks of 32 in which one does.
+fn tile_bytes(tiles: Tiles<'_>, h: &Activations, columns: usize) -> usize {
+    let scales = if tiles.format() == Format::Q4_1 { 4 } else { 2 };
+    let weights = tiles.format().block_bytes() - scales; // of 32 neurons
+    let fires = |i: &usize| (0..h.t()).any(|t| h.code(t, *i) != 0);
+    let blocks = (0..tiles.neurons()).step_by(32).map(|start| (start..start + 32).filter(fires).count());
+    blocks.filter(|&fired| fired > 0).map(|fired| scales * columns + weights * columns * fired / 32).sum()
+}

@@ -1,0 +1,156 @@
+//! Grouped-query attention over the cache (specification 3.1, steps 2.2 to 2.7).
+
+use super::kv::LayerKv;
+use super::linear::Linear;
+use crate::bridge::{activations, tensor};
+use crate::checkpoint::{Part, Weights};
+use crate::config::Config;
+use crate::error::Result;
+use crate::host::Host;
+use candle_core::Tensor;
+use kernels::Activations;
+use kernels::attend::{self, KvHead, Queries, Scratch, Span, TOKENS};
+use kernels::rope::{Angles, Rope, rotate};
+use std::cell::RefCell;
+
+/// Cosines and sines for the positions of a step, shared by all layers.
+pub struct Rotation {
+    rope: Rope,
+}
+
+/// Where a step stands: its first position, and the angles of all of them.
+pub struct Turns {
+    pub first: usize,
+    angles: Angles,
+}
+
+impl Rotation {
+    pub fn new(config: &Config) -> Rotation {
+        Rotation { rope: Rope::new(config.rope_theta, config.head_width) }
+    }
+
+    /// For `count` positions from `first` on.
+    pub fn at(&self, first: usize, count: usize) -> Turns {
+        Turns { first, angles: self.rope.angles(first..first + count) }
+    }
+}
+
+pub struct Attention {
+    qkv: Linear, // [heads * head_width + 2 * kv_heads * head_width, width]
+    out: Linear, // [width, heads * head_width]
+    heads: usize,
+    kv_heads: usize,
+    head_width: usize,
+    rotary: bool,
+}
+
+impl Attention {
+    pub fn new(config: &Config, layer: u16, weights: &Weights) -> Attention {
+        let qkv = [Part::Query(layer), Part::Key(layer), Part::Value(layer)].map(|part| weights.matrix(part));
+        Attention {
+            qkv: Linear::new(qkv.into()),
+            out: Linear::new(vec![weights.matrix(Part::AttentionOut(layer))]),
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_width: config.head_width,
+            rotary: config.layers[layer as usize].rotary,
+        }
+    }
+
+    /// `h` `[t, width]`, normed -> `[t, width]`; appends t keys and values to `kv`.
+    pub fn forward(&self, host: &Host, h: &Tensor, kv: &mut LayerKv, turns: &Turns) -> Result<Tensor> {
+        let mut qkv = self.qkv.forward(host, &activations(host, h)?);
+        let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
+        let stride = queries + 2 * keys;
+        if self.rotary {
+            host.pool.pieces(&mut qkv, stride, |token, row| {
+                let (cos, sin) = turns.angles.at(token);
+                rotate(host.isa, &mut row[..queries + keys], cos, sin);
+            });
+        }
+        self.store(host, kv, &qkv, turns.first);
+        let attended = self.attend(host, kv, &qkv, turns.first);
+        let x = Activations::new(host.isa, &attended, attended.len() / queries, queries);
+        tensor(self.out.forward(host, &x), self.out.rows())
+    }
+
+    /// Keeps the step's keys and values.
+    fn store(&self, host: &Host, kv: &mut LayerKv, qkv: &[f32], first: usize) {
+        let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
+        let stride = queries + 2 * keys;
+        for head in 0..self.kv_heads {
+            let at = queries + head * self.head_width;
+            // A head's last row ends with it, not with the token's whole row.
+            let rows = |from: usize| &qkv[from..qkv.len() - (stride - from - self.head_width)];
+            kv.key_ring.store_keys(host.isa, first, rows(at), stride, &mut kv.keys[head]);
+            kv.value_ring.store_values(host.isa, first, rows(at + keys), stride, &mut kv.values[head]);
+        }
+    }
+
+    /// Every query head of the step over what it sees: `[t, heads * head_width]`.
+    fn attend(&self, host: &Host, kv: &LayerKv, qkv: &[f32], first: usize) -> Vec<f32> {
+        let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
+        let stride = queries + 2 * keys;
+        let tokens = qkv.len() / stride;
+        let span = Span { first, tokens, window: kv.window };
+        let seen = first + tokens - span.visible(0).start;
+        let row = kv.key_ring.format().bytes(self.head_width) + kv.value_ring.format().bytes(self.head_width);
+        host.touch(seen * row * self.kv_heads);
+
+        let group = queries / self.kv_heads; // columns of the query heads that share a kv head
+        let ask = |head: usize, from: usize, tokens: usize| {
+            let mut asked = Queries::new(host.isa);
+            let span = Span { first: first + from, tokens, window: kv.window };
+            let rows = &qkv[from * stride + head * group..];
+            asked.fill(span, group / self.head_width, self.head_width, rows, stride);
+            asked
+        };
+        let heads: Vec<KvHead> =
+            (0..self.kv_heads).map(|h| KvHead::new(kv.key_ring, &kv.keys[h], kv.value_ring, &kv.values[h])).collect();
+
+        if tokens == 1 && span.blocks().len() > 1 && host.pool.width() > 1 {
+            let asked: Vec<Queries> = (0..self.kv_heads).map(|head| ask(head, 0, 1)).collect();
+            return self.attend_split(host, &heads, &asked, span);
+        }
+        let mut outs: Vec<Vec<f32>> =
+            (0..tokens).step_by(TOKENS).map(|from| vec![0f32; TOKENS.min(tokens - from) * queries]).collect();
+        host.pool.grid(&mut outs, queries, group, |part, range, out| {
+            let asked = ask(range.start / group, part * TOKENS, out.t());
+            SCRATCH.with_borrow_mut(|scratch| {
+                let partial = attend::attend(&asked, &heads[range.start / group], scratch);
+                (0..out.t()).for_each(|t| asked.finish(partial, t, out.row(t)));
+            });
+        });
+        outs.concat()
+    }
+
+    /// One token, its context split among the cores. Partial results of single blocks are folded in order of position,
+    /// which is what `attend` does too: the same bits.
+    fn attend_split(&self, host: &Host, heads: &[KvHead], asked: &[Queries], span: Span) -> Vec<f32> {
+        let (blocks, len) = (span.blocks(), asked[0].partial_len());
+        let mut partials: Vec<Vec<f32>> = heads.iter().map(|_| vec![0f32; blocks.len() * len]).collect();
+        let size = (blocks.len() * heads.len()).div_ceil(4 * host.pool.width()).max(1) * len;
+        host.pool.grid(&mut partials, blocks.len() * len, size, |head, range, out| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                for (i, partial) in out.row(0).chunks_exact_mut(len).enumerate() {
+                    let block = blocks.start + range.start / len + i;
+                    attend::attend_block(&asked[head], &heads[head], block, partial, scratch);
+                }
+            });
+        });
+        let mut out = vec![0f32; self.heads * self.head_width];
+        for ((asked, partials), out) in
+            asked.iter().zip(&partials).zip(out.chunks_exact_mut(self.heads * self.head_width / heads.len()))
+        {
+            let mut running = vec![0f32; len];
+            partials.chunks_exact(len).for_each(|partial| attend::merge(asked, &mut running, partial));
+            asked.finish(&running, 0, out);
+        }
+        out
+    }
+}
+
+thread_local! {
+    /// A compute thread's room for scores.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+}

@@ -1,0 +1,92 @@
+//! The forward pass. Two screens, and it stays two screens.
+//!
+//! A prompt and a single token take the same way: decode is `t = 1`. Every sum has one order, so neither the number of
+//! threads nor the cut of a prompt into steps changes a bit of a logit.
+
+use super::attention::{Attention, Rotation};
+use super::kv::KvCache;
+use super::linear::Linear;
+use super::mixture;
+use super::norm::Norm;
+use super::router::Router;
+use crate::bridge::{activations, tensor};
+use crate::checkpoint::{Matrix, Part, Weights};
+use crate::config::Config;
+use crate::error::Result;
+use crate::experts::ExpertStore;
+use crate::host::Host;
+use candle_core::Tensor;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A model ready to run on the host.
+pub struct Model {
+    host: Arc<Host>,
+    embedding: Matrix, // [vocab, width]
+    blocks: Vec<Block>,
+    experts: ExpertStore,
+    norm_out: Norm,
+    head: Linear, // [vocab, width]
+    rotation: Rotation,
+}
+
+struct Block {
+    router: Router,
+    norm_in: Norm,
+    attention: Attention,
+    norm_ffn: Norm,
+}
+
+impl Model {
+    /// Views into `weights`; nothing large is copied.
+    pub fn new(config: &Config, weights: &Weights, host: Arc<Host>) -> Model {
+        let norm = |part| Norm::new(&weights.matrix(part), config.norm_epsilon);
+        let block = |layer: u16| Block {
+            router: Router::new(layer, weights.matrix(Part::Router(layer)), config.active, config.gating),
+            norm_in: norm(Part::NormIn(layer)),
+            attention: Attention::new(config, layer, weights),
+            norm_ffn: norm(Part::NormFfn(layer)),
+        };
+        Model {
+            embedding: weights.matrix(Part::Embedding),
+            blocks: (0..config.layers.len() as u16).map(block).collect(),
+            experts: ExpertStore::open(config, weights),
+            norm_out: norm(Part::OutputNorm),
+            head: Linear::new(vec![weights.matrix(Part::Head)]),
+            rotation: Rotation::new(config),
+            host,
+        }
+    }
+
+    /// Appends `tokens` to `kv` and returns the logits of those whose index lies in `want`, `[want.len(), vocab]`.
+    /// The caller has checked that ids are inside the vocabulary and that `kv` has room.
+    pub fn forward(&self, tokens: &[u32], kv: &mut KvCache, want: Range<usize>) -> Result<Vec<f32>> {
+        let host = &*self.host;
+        let turns = self.rotation.at(kv.len(), tokens.len());
+        let mut x = self.embed(tokens)?; // [t, width]
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let choice = block.router.choose(host, &activations(host, &x)?)?; // before attention: the layer's input decides
+            self.experts.prefetch(&choice.ids());
+            let h = block.norm_in.forward(host, &x)?;
+            x = (&x + block.attention.forward(host, &h, kv.layer(layer), &turns)?)?;
+            let h = block.norm_ffn.forward(host, &x)?;
+            x = (&x + mixture::forward(host, &self.experts, &choice, &h)?)?;
+        }
+        kv.grow(tokens.len());
+        if want.is_empty() {
+            return Ok(Vec::new());
+        }
+        let last = self.norm_out.forward(host, &x.narrow(0, want.start, want.len())?)?;
+        Ok(self.head.forward(host, &activations(host, &last)?))
+    }
+
+    /// Rows of the embedding, unscaled (specification 3.1, step 1).
+    fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        let width = self.embedding.width();
+        let mut x = vec![0f32; tokens.len() * width];
+        for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(width)) {
+            self.embedding.rows().decode_row(token as usize, x);
+        }
+        tensor(x, width)
+    }
+}

@@ -1,0 +1,188 @@
+//! The cache of keys and values: whole for layers that see everything, a ring for layers with a window.
+//!
+//! A ring holds its window, what one step writes, and some positions more (`rewind`), so that the last turn of a
+//! conversation can be taken back without computing the rest again. Everything is allocated once; the system gives
+//! pages as they are first written.
+
+use crate::config::Config;
+use kernels::attend::{KvFormat, Ring};
+
+/// The sizes of one session's cache.
+#[derive(Clone, Debug)]
+pub struct KvShape {
+    /// Positions a session can hold, most tokens of one step, and positions a ring keeps beyond its window.
+    pub context: usize,
+    pub chunk: usize,
+    pub rewind: usize,
+    kv_heads: usize,
+    keys: KvFormat,
+    values: KvFormat,
+    head_width: usize,
+    windows: Vec<Option<usize>>,
+}
+
+impl KvShape {
+    pub fn new(
+        config: &Config,
+        context: usize,
+        chunk: usize,
+        rewind: usize,
+        keys: KvFormat,
+        values: KvFormat,
+    ) -> KvShape {
+        let windows = config.layers.iter().map(|l| l.window).collect();
+        let (kv_heads, head_width) = (config.kv_heads, config.head_width);
+        KvShape { context, chunk, rewind, kv_heads, keys, values, head_width, windows }
+    }
+
+    /// Positions a layer must hold: a step of n tokens needs window + n - 1 (specification, sharp edge 10).
+    fn positions(&self, window: Option<usize>, rewind: usize) -> usize {
+        window.map_or(self.context, |w| (w + self.chunk - 1 + rewind).min(self.context))
+    }
+
+    fn rings(&self, positions: usize) -> (Ring, Ring) {
+        let ring = |format| Ring::new(format, self.head_width, positions);
+        (ring(self.keys), ring(self.values))
+    }
+
+    fn bytes_with(&self, rewind: usize) -> u64 {
+        let layer = |&window: &Option<usize>| {
+            let (keys, values) = self.rings(self.positions(window, rewind));
+            (self.kv_heads * (keys.bytes() + values.bytes())) as u64
+        };
+        self.windows.iter().map(layer).sum()
+    }
+
+    /// Bytes of the whole cache.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_with(self.rewind)
+    }
+
+    /// The part of them that `rewind` costs.
+    pub fn rewind_bytes(&self) -> u64 {
+        self.bytes() - self.bytes_with(0)
+    }
+}
+
+/// One session's keys and values.
+pub struct KvCache {
+    layers: Vec<LayerKv>,
+    len: usize,
+    /// One more than the largest position ever written: rings hold what lies less than their capacity behind it.
+    high: usize,
+}
+
+/// One layer's part. All its heads lie apart, so that a head is read in one run.
+pub struct LayerKv {
+    pub window: Option<usize>,
+    pub key_ring: Ring,
+    pub value_ring: Ring,
+    pub keys: Vec<Vec<u8>>,
+    pub values: Vec<Vec<u8>>,
+}
+
+impl KvCache {
+    pub fn new(shape: &KvShape) -> KvCache {
+        let layer = |&window: &Option<usize>| {
+            let (key_ring, value_ring) = shape.rings(shape.positions(window, shape.rewind));
+            let buffers = |bytes: usize| (0..shape.kv_heads).map(|_| vec![0u8; bytes]).collect();
+            let (keys, values) = (buffers(key_ring.bytes()), buffers(value_ring.bytes()));
+            LayerKv { window, key_ring, value_ring, keys, values }
+        };
+        KvCache { layers: shape.windows.iter().map(layer).collect(), len: 0, high: 0 }
+    }
+
+    /// Positions held, which is the position of the next token.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn layer(&mut self, layer: usize) -> &mut LayerKv {
+        &mut self.layers[layer]
+    }
+
+    /// Says that all layers have written `count` positions more.
+    pub fn grow(&mut self, count: usize) {
+        self.len += count;
+        self.high = self.high.max(self.len);
+    }
+
+    /// Forgets everything after `len`. False if a window has already overwritten what the next token would see: the
+    /// cache is then empty.
+    pub fn truncate(&mut self, len: usize) -> bool {
+        let holds = |layer: &LayerKv| {
+            let oldest = layer.window.map_or(0, |w| (len + 1).saturating_sub(w));
+            oldest + layer.key_ring.capacity() >= self.high || oldest >= len
+        };
+        let kept = self.layers.iter().all(holds);
+        if !kept {
+            self.high = 0;
+        }
+        self.len = if kept { len.min(self.len) } else { 0 };
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Gating, Layer};
+
+    fn shape(window: usize, context: usize, chunk: usize, rewind: usize) -> KvShape {
+        let layers = vec![Layer { rotary: false, window: None }, Layer { rotary: true, window: Some(window) }];
+        let config = Config {
+            family: "smallthinker",
+            name: None,
+            layers,
+            width: 64,
+            heads: 2,
+            kv_heads: 1,
+            head_width: 32,
+            vocab: 10,
+            context,
+            norm_epsilon: 1e-6,
+            rope_theta: 1e4,
+            experts: 2,
+            active: 1,
+            neurons: 32,
+            gating: Gating::Softmax,
+            tied: false,
+            bos: None,
+            eos: vec![],
+            notes: vec![],
+        };
+        KvShape::new(&config, context, chunk, rewind, KvFormat::F16, KvFormat::F16)
+    }
+
+    #[test]
+    fn rings_are_as_small_as_they_may_be() {
+        let shape = shape(1024, 8192, 256, 512);
+        let per_position = 2 * 32 * 2; // keys and values of one head, f16
+        let ring = (1024 + 255 + 512usize).next_multiple_of(kernels::attend::BLOCK);
+        assert_eq!(shape.bytes(), ((8192 + ring) * per_position) as u64);
+        assert_eq!(
+            shape.rewind_bytes(),
+            ((ring - 1279usize.next_multiple_of(kernels::attend::BLOCK)) * per_position) as u64
+        );
+    }
+
+    #[test]
+    fn going_back_works_within_the_slack_and_not_beyond() {
+        let shape = shape(1024, 16384, 256, 512);
+        let mut kv = KvCache::new(&shape);
+        for _ in 0..32 {
+            kv.grow(256);
+        }
+        assert_eq!(kv.len(), 8192);
+        assert!(kv.truncate(8192 - 512), "the slack promised");
+        kv.grow(512);
+        assert!(!kv.truncate(4000), "long overwritten");
+        assert_eq!(kv.len(), 0);
+        kv.grow(700);
+        assert!(kv.truncate(1), "nothing has been overwritten yet");
+    }
+}

@@ -1,0 +1,51 @@
+//! Matrices without bias: one product, or several of the same input as one parallel region.
+
+use crate::checkpoint::Matrix;
+use crate::host::Host;
+use kernels::{Activations, Order, Pick, dot_rows};
+
+/// A chunk of rows below this many bytes costs more to hand out than to read.
+const CHUNK_BYTES: usize = 16 << 10;
+
+/// Matrices that share their input, stacked: row `i` of the stack is row `i` of the first, then of the second, ...
+pub struct Linear {
+    parts: Vec<Matrix>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Linear {
+    /// All `parts` must have the same width.
+    pub fn new(parts: Vec<Matrix>) -> Linear {
+        let width = parts[0].width();
+        assert!(parts.iter().all(|m| m.width() == width), "stacked matrices share their input");
+        let rows = parts.iter().map(|m| m.len()).sum();
+        let bytes = parts.iter().map(|m| m.bytes().len()).sum();
+        Linear { parts, rows, bytes }
+    }
+
+    /// Rows of the whole stack, which is the width of its output.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// `x` `[t, width]` -> `[t, rows]`.
+    pub fn forward(&self, host: &Host, x: &Activations) -> Vec<f32> {
+        let mut out = vec![0f32; x.t() * self.rows];
+        let least = (CHUNK_BYTES * self.rows).div_ceil(self.bytes).max(1);
+        host.touch(self.bytes);
+        host.pool.columns(&mut out, self.rows, (least, 16), |range, out| {
+            let mut start = 0; // first stacked row of the part
+            for part in &self.parts {
+                let (from, to) = (range.start.max(start), range.end.min(start + part.len()));
+                if from < to {
+                    let rows = part.rows().slice(from - start..to - start);
+                    let mut columns = out.slice(from - range.start..to - range.start);
+                    dot_rows(host.isa, rows, Pick::All, x, Order::Lanes, &mut columns);
+                }
+                start += part.len();
+            }
+        });
+        out
+    }
+}
