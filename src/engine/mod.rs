@@ -12,31 +12,60 @@ pub mod text;
 pub use ledger::Ledger;
 pub use session::{Finish, Generation, Limits, Session, Stats};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Quant, Relay, Weights};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::model::{KvShape, Model};
+use crate::pool::Pool;
+use kernels::Isa;
+use kernels::attend::KvFormat;
 use std::path::Path;
 use std::sync::Arc;
+use text::{TemplateOverride, Text};
+
+/// Positions a session holds when nothing is said and the model could hold more.
+const CONTEXT: usize = 4096;
 
 /// Everything about a run that is not the model itself.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// How weights are kept; `None`: as they lie in a GGUF file or a small model, else Q4_0.
+    pub quant: Option<Quant>,
+    /// Which weights are re-laid in memory for the faster kernels; changes no number.
+    pub relay: Relay,
     /// Positions a session can hold; `None`: the model's own context, at most 4,096 (noted when clamped).
     pub context: Option<usize>,
     /// Threads while decoding and while reading the prompt; `None`: all cores this process may use.
     pub threads: Option<usize>,
     pub threads_batch: Option<usize>,
+    /// Formats of the cache.
+    pub keys: KvFormat,
+    pub values: KvFormat,
     /// Prompt tokens per step.
     pub chunk: usize,
     /// Positions a windowed layer keeps beyond its window, so that the last turn can be taken back.
     pub rewind: usize,
+    pub template: TemplateOverride,
     /// Refuse weights that are not finite (reads every weight once).
     pub check: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { context: None, threads: None, threads_batch: None, chunk: 512, rewind: 1024, check: false }
+        Options {
+            quant: None,
+            relay: Relay::Rounded,
+            context: None,
+            threads: None,
+            threads_batch: None,
+            keys: KvFormat::F16,
+            values: KvFormat::F16,
+            chunk: 512,
+            rewind: 1024,
+            template: TemplateOverride::default(),
+            check: false,
+        }
     }
 }
 
@@ -46,17 +75,39 @@ pub struct Engine {
     shared: Arc<Shared>,
 }
 
-pub(crate) struct Shared {
-    pub config: Config,
-    pub notes: Vec<String>,
+struct Shared {
+    config: Config,
+    text: Text,
+    model: Model,
+    host: Arc<Host>,
+    kv: KvShape,
+    /// While decoding, while reading a prompt.
+    threads: (usize, usize),
+    notes: Vec<String>,
+    ledger: Ledger,
 }
 
 impl Engine {
     /// Opens the model in `path` (a folder or a `.gguf` file). `progress(done, total)` counts bytes while weights are
     /// converted; it is not called for weights that are used as they lie.
     pub fn open(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
-        let _ = (Checkpoint::open(path)?, options, progress);
-        todo!()
+        let checkpoint = Arc::new(Checkpoint::open(path)?);
+        let config = checkpoint.config.clone();
+        let mut notes = config.notes.clone();
+        let text = Text::open(&checkpoint.text, &config, options.template.clone())?;
+        notes.extend_from_slice(text.notes());
+        let kv = kv_shape(&config, options, &mut notes)?;
+        let threads = threads(options, &mut notes)?;
+        let isa = Isa::from_env().map_err(Error::Usage)?;
+        let host = Arc::new(Host::new(isa, threads.0.max(threads.1)));
+        if options.check {
+            checkpoint.check_finite(&|n, job| host.pool.run(n, job), progress)?;
+        }
+        let weights =
+            Weights::load(checkpoint, options.quant, options.relay, &|n, job| host.pool.run(n, job), progress)?;
+        let ledger = ledger(&weights, &config, &kv);
+        let model = Model::new(&config, &weights, host.clone());
+        Ok(Engine { shared: Arc::new(Shared { config, text, model, host, kv, threads, notes, ledger }) })
     }
 
     /// The shape of the model.
@@ -64,28 +115,103 @@ impl Engine {
         &self.shared.config
     }
 
+    /// Tokenizer and chat template.
+    pub fn text(&self) -> &Text {
+        &self.shared.text
+    }
+
     /// Assumptions and downgrades, one sentence each, in the order they were made.
     pub fn notes(&self) -> &[String] {
         &self.shared.notes
     }
 
-    /// Where the bytes of this process go, line by line.
-    pub fn ledger(&self) -> Ledger {
-        todo!()
+    /// Where the bytes of this process go, line by line; one session counted.
+    pub fn ledger(&self) -> &Ledger {
+        &self.shared.ledger
     }
 
     /// Threads used while decoding and while reading a prompt.
     pub fn threads(&self) -> (usize, usize) {
-        todo!()
+        self.shared.threads
     }
 
     /// Name of the instruction set the kernels run on.
     pub fn isa(&self) -> &'static str {
-        todo!()
+        self.shared.host.isa.name()
+    }
+
+    /// Bytes of weights and cache read since the engine was opened.
+    pub fn bytes_touched(&self) -> u64 {
+        self.shared.host.touched()
     }
 
     /// Starts an empty conversation; allocates its cache.
-    pub fn session(&self) -> Result<Session> {
-        todo!()
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
     }
+}
+
+fn kv_shape(config: &Config, options: &Options, notes: &mut Vec<String>) -> Result<KvShape> {
+    if options.chunk == 0 {
+        return Err(Error::Usage("the prompt is read in steps of -ub tokens; at least 1 is needed, found 0".into()));
+    }
+    let context = match options.context {
+        Some(0) => config.context, // llama.cpp's spelling for "all the model can hold"
+        Some(n) => n,
+        None => config.context.min(CONTEXT),
+    };
+    if options.context.is_none() && context < config.context {
+        notes.push(format!(
+            "context: {context} of the {} positions this model can hold (-c sets it, -c 0 takes all)",
+            config.context
+        ));
+    }
+    if context > config.context {
+        notes.push(format!(
+            "context: {context} positions, but this model was made for {}; answers beyond that may be poor",
+            config.context
+        ));
+    }
+    for (format, name) in [(options.keys, "-ctk"), (options.values, "-ctv")] {
+        if !config.head_width.is_multiple_of(format.multiple()) {
+            return Err(Error::Usage(format!(
+                "{name} {}: this model's heads of {} do not divide into its blocks",
+                format.name(),
+                config.head_width
+            )));
+        }
+    }
+    let chunk = options.chunk.min(context);
+    Ok(KvShape::new(config, context, chunk, options.rewind, options.keys, options.values))
+}
+
+fn threads(options: &Options, notes: &mut Vec<String>) -> Result<(usize, usize)> {
+    let cores = Pool::cores();
+    let decode = options.threads.unwrap_or(cores);
+    let batch = options.threads_batch.unwrap_or(decode);
+    for (threads, name) in [(decode, "-t"), (batch, "-tb")] {
+        if threads == 0 {
+            return Err(Error::Usage(format!("{name} 0: at least one thread is needed")));
+        }
+        if threads > 1024 {
+            return Err(Error::Usage(format!("{name} {threads}: more than 1024 threads are not supported")));
+        }
+    }
+    if decode.max(batch) > cores {
+        notes.push(format!("threads: {} on {cores} cores; more threads than cores are slower", decode.max(batch)));
+    }
+    Ok((decode, batch))
+}
+
+fn ledger(weights: &Weights, config: &Config, kv: &KvShape) -> Ledger {
+    let mut ledger = Ledger::default();
+    ledger.add_mapped("weights as they lie in the file", weights.mapped_bytes());
+    ledger.add("weights in memory", weights.owned_bytes());
+    ledger.add(format!("cache, {} positions", kv.context), kv.bytes() - kv.rewind_bytes());
+    ledger.add(format!("cache, {} positions of rewind", kv.rewind), kv.rewind_bytes());
+    // Per prompt token of a step: residual, normed and rounded copies, attention heads, experts' hidden and output
+    // vectors of the tokens in one wave.
+    let per_token = 4 * (5 * config.width + 3 * config.heads * config.head_width) + 5 * config.width;
+    ledger.add("activations", (kv.chunk * per_token + config.vocab * 4) as u64);
+    ledger
 }
