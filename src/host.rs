@@ -1,28 +1,122 @@
-//! The processor as the parts of a model see it: its instruction set, its cores, and a count of the bytes they read.
+//! The processor as the parts of a model see it: its instruction set, its cores, and an account of the bytes they read
+//! and of the time that passed.
 
 use crate::pool::Pool;
 use kernels::Isa;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+/// What a step's time and bytes are spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    Embed,
+    Router,
+    Norm,
+    Qkv,
+    Rope,
+    Attend,
+    AttentionOut,
+    Gate,
+    Up,
+    /// Rounding and regrouping between an expert's matrices.
+    Regroup,
+    Down,
+    /// Adding up the experts.
+    Gather,
+    Head,
+}
+
+impl Share {
+    pub const ALL: [Share; 13] = {
+        use Share::*;
+        [Embed, Router, Norm, Qkv, Rope, Attend, AttentionOut, Gate, Up, Regroup, Down, Gather, Head]
+    };
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Share::Embed => "embedding",
+            Share::Router => "router",
+            Share::Norm => "norms",
+            Share::Qkv => "q, k, v",
+            Share::Rope => "rotation, cache",
+            Share::Attend => "attention",
+            Share::AttentionOut => "attention out",
+            Share::Gate => "gate",
+            Share::Up => "up",
+            Share::Regroup => "rounding h",
+            Share::Down => "down",
+            Share::Gather => "sum of experts",
+            Share::Head => "head",
+        }
+    }
+}
+
+/// One share's account.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    pub seconds: f64,
+    pub bytes: u64,
+}
 
 /// What every part computes with. Shared by all sessions of an engine.
 pub struct Host {
     pub isa: Isa,
     pub pool: Pool,
-    touched: AtomicU64,
+    bytes: [AtomicU64; Share::ALL.len()],
+    nanoseconds: [AtomicU64; Share::ALL.len()],
+    /// Whether regions with two shares are told apart, which takes a clock reading in every chunk.
+    fine: AtomicBool,
 }
 
 impl Host {
     pub fn new(isa: Isa, threads: usize) -> Host {
-        Host { isa, pool: Pool::new(threads), touched: AtomicU64::new(0) }
+        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+        Host { isa, pool: Pool::new(threads), bytes: zeros(), nanoseconds: zeros(), fine: AtomicBool::new(false) }
     }
 
-    /// Counts `bytes` of weights or cache as read once.
-    pub fn touch(&self, bytes: usize) {
-        self.touched.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// Counts `bytes` of weights or cache as read once for `share`.
+    pub fn touch(&self, share: Share, bytes: usize) {
+        self.bytes[share as usize].fetch_add(bytes as u64, Relaxed);
     }
 
     /// Bytes of weights and cache read since the host was made. Reading a weight once for many tokens counts once.
     pub fn touched(&self) -> u64 {
-        self.touched.load(Ordering::Relaxed)
+        self.bytes.iter().map(|b| b.load(Relaxed)).sum()
+    }
+
+    /// Runs `work` and puts its wall time on the account of `share`.
+    pub fn timed<R>(&self, share: Share, work: impl FnOnce() -> R) -> R {
+        let started = Instant::now();
+        let result = work();
+        self.nanoseconds[share as usize].fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+        result
+    }
+
+    /// As `timed`, for one of several shares inside a region that is timed as `whole`: only when `fine` is on, and divided
+    /// by the threads that work at once.
+    pub fn timed_within<R>(&self, whole: Share, share: Share, work: impl FnOnce() -> R) -> R {
+        if !self.fine.load(Relaxed) {
+            return work();
+        }
+        let started = Instant::now();
+        let result = work();
+        let passed = started.elapsed().as_nanos() as u64 / self.pool.width() as u64;
+        self.nanoseconds[share as usize].fetch_add(passed, Relaxed);
+        self.nanoseconds[whole as usize].fetch_sub(passed, Relaxed);
+        result
+    }
+
+    /// Tells shares inside one region apart from now on, or no longer.
+    pub fn set_fine(&self, fine: bool) {
+        self.fine.store(fine, Relaxed);
+    }
+
+    /// Every share's account since the host was made.
+    pub fn spent(&self) -> Vec<(Share, Spent)> {
+        let spent = |share: Share| Spent {
+            seconds: self.nanoseconds[share as usize].load(Relaxed) as i64 as f64 * 1e-9,
+            bytes: self.bytes[share as usize].load(Relaxed),
+        };
+        Share::ALL.iter().map(|&share| (share, spent(share))).collect()
     }
 }

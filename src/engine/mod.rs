@@ -16,6 +16,7 @@ use crate::checkpoint::{Checkpoint, Quant, Relay, Weights};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::Host;
+pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
 use crate::pool::Pool;
 use kernels::Isa;
@@ -143,6 +144,15 @@ impl Engine {
     /// Bytes of weights and cache read since the engine was opened.
     pub fn bytes_touched(&self) -> u64 {
         self.shared.host.touched()
+    }
+
+    /// What time and bytes went into since the engine was opened; `set_fine` tells gate and up apart, at some cost.
+    pub fn spent(&self) -> Vec<(Share, Spent)> {
+        self.shared.host.spent()
+    }
+
+    pub fn set_fine(&self, fine: bool) {
+        self.shared.host.set_fine(fine);
     }
 
     /// Starts an empty conversation; allocates its cache.

@@ -5,17 +5,18 @@
 //! lies by neuron. Two parallel regions per wave of experts: by neuron, then by output column.
 
 use super::{Down, Expert, ExpertStore, Group};
-use crate::host::Host;
+use crate::host::{Host, Share};
 use kernels::norm::axpy;
 use kernels::{Activations, Columns, Format, Order, Pick, Tiles, add_rows, add_tiles, dot_rows};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Tokens, summed over experts, whose intermediate vectors are held at once: enough to fill the cores, small enough to
 /// stay in the outer caches (256 x 768 f32 = 768 KiB).
 const WAVE_TOKENS: usize = 256;
 
-/// Neurons one chunk computes: blocks of 32 stay whole, so that rounding never straddles two chunks.
-const NEURONS: usize = 64;
+/// Fewest neurons one chunk computes, and what their number is a multiple of.
+const NEURONS: (usize, usize) = (64, 32);
 
 /// Above this share of firing neurons all `up` rows are read in order: jumping over so few saves nothing.
 const DENSE: f32 = 0.9;
@@ -40,27 +41,38 @@ pub fn mixture(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activatio
 /// One wave: adds these experts' share to `out` `[t, width]`.
 fn wave(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activations, out: &mut Vec<f32>) {
     let experts: Vec<Expert> = groups.iter().map(|g| store.ready(g.id)).collect();
-    let inputs: Vec<Activations> = groups.iter().map(|g| x.gather(&g.tokens)).collect();
+    let input = |g: &Group| if g.tokens.len() == x.t() { Cow::Borrowed(x) } else { Cow::Owned(x.gather(&g.tokens)) };
+    let inputs: Vec<_> = groups.iter().map(input).collect();
     let (neurons, width) = (experts[0].gate.len(), x.width());
 
     let mut h: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * neurons]).collect();
-    host.pool.grid(&mut h, neurons, NEURONS, |e, range, h| fire(host, &experts[e], &inputs[e], range, h));
+    // As few cuts as keep the cores busy: an expert read in long runs comes a tenth faster.
+    let size = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
+    host.timed(Share::Gate, || {
+        host.pool.grid(&mut h, neurons, size, |e, range, h| fire(host, &experts[e], &inputs[e], range, h));
+    });
 
-    let h: Vec<Activations> =
-        h.iter().zip(groups).map(|(h, g)| Activations::new(host.isa, h, g.tokens.len(), neurons)).collect();
+    let round = |(h, g): (&Vec<f32>, &Group)| Activations::new(host.isa, h, g.tokens.len(), neurons);
+    let h: Vec<Activations> = host.timed(Share::Regroup, || h.iter().zip(groups).map(round).collect());
     let mut y: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * width]).collect();
     // Long runs read best, so an expert is cut only as far as the cores need it.
     let cuts = (2 * host.pool.width()).div_ceil(groups.len());
     let size = width.div_ceil(cuts).next_multiple_of(32);
-    host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].down, &h[e], range, y));
+    host.timed(Share::Down, || {
+        host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].down, &h[e], range, y));
+    });
 
     // Per output column the experts come in ascending order, whoever computed them.
-    host.pool.columns(out, width, (256, 32), |range, out| {
+    let sum = |range: Range<usize>, out: &mut Columns<'_>| {
         for (group, y) in groups.iter().zip(&y) {
             for ((&token, &weight), y) in group.tokens.iter().zip(&group.weights).zip(y.chunks_exact(width)) {
                 axpy(host.isa, weight, &y[range.clone()], out.row(token));
             }
         }
+    };
+    host.timed(Share::Gather, || match x.t() {
+        1 => sum(0..width, &mut Columns::new(out, 1, width)), // less work than handing it out
+        _ => host.pool.columns(out, width, (256, 32), sum),
     });
 }
 
@@ -78,8 +90,11 @@ fn fire(host: &Host, expert: &Expert<'_>, x: &Activations, range: Range<usize>, 
     let count = if dense { range.len() } else { firing.len() };
     let mut u = vec![0f32; x.t() * count];
     let pick = if dense { Pick::All } else { Pick::These(&firing) };
-    dot_rows(host.isa, up, pick, x, Order::Lanes, &mut Columns::new(&mut u, x.t(), count));
-    host.touch(gate.row_bytes() * range.len() + up.row_bytes() * count);
+    host.timed_within(Share::Gate, Share::Up, || {
+        dot_rows(host.isa, up, pick, x, Order::Lanes, &mut Columns::new(&mut u, x.t(), count));
+    });
+    host.touch(Share::Gate, gate.row_bytes() * range.len());
+    host.touch(Share::Up, up.row_bytes() * count);
     for (t, u) in u.chunks_exact(count.max(1)).enumerate() {
         let h = h.row(t);
         if dense {
@@ -100,17 +115,17 @@ fn project(host: &Host, down: Down<'_>, h: &Activations, range: Range<usize>, y:
     match down {
         Down::ByOutput(rows) => {
             let rows = rows.slice(range);
-            host.touch(rows.row_bytes() * rows.len());
+            host.touch(Share::Down, rows.row_bytes() * rows.len());
             dot_rows(host.isa, rows, Pick::All, h, Order::Sequence, y);
         }
         Down::Tiled(tiles) => {
-            host.touch(tile_bytes(tiles, h, range.len()));
+            host.touch(Share::Down, tile_bytes(tiles, h, range.len()));
             add_tiles(host.isa, tiles, h, range, y);
         }
         Down::ByNeuron(rows) => {
             let share = rows.row_bytes() * range.len() / rows.width();
             for (t, h) in h.values().chunks_exact(rows.len()).enumerate() {
-                host.touch(share * h.iter().filter(|&&h| h != 0.0).count());
+                host.touch(Share::Down, share * h.iter().filter(|&&h| h != 0.0).count());
                 add_rows(host.isa, rows, h, range.clone(), y.row(t));
             }
         }

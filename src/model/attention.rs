@@ -6,7 +6,7 @@ use crate::bridge::{activations, tensor};
 use crate::checkpoint::{Part, Weights};
 use crate::config::Config;
 use crate::error::Result;
-use crate::host::Host;
+use crate::host::{Host, Share};
 use candle_core::Tensor;
 use kernels::Activations;
 use kernels::attend::{self, KvHead, Queries, Scratch, Span, TOKENS};
@@ -48,8 +48,8 @@ impl Attention {
     pub fn new(config: &Config, layer: u16, weights: &Weights) -> Attention {
         let qkv = [Part::Query(layer), Part::Key(layer), Part::Value(layer)].map(|part| weights.matrix(part));
         Attention {
-            qkv: Linear::new(qkv.into()),
-            out: Linear::new(vec![weights.matrix(Part::AttentionOut(layer))]),
+            qkv: Linear::new(qkv.into(), Share::Qkv),
+            out: Linear::new(vec![weights.matrix(Part::AttentionOut(layer))], Share::AttentionOut),
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_width: config.head_width,
@@ -62,14 +62,16 @@ impl Attention {
         let mut qkv = self.qkv.forward(host, &activations(host, h)?);
         let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
         let stride = queries + 2 * keys;
-        if self.rotary {
-            host.pool.pieces(&mut qkv, stride, |token, row| {
-                let (cos, sin) = turns.angles.at(token);
-                rotate(host.isa, &mut row[..queries + keys], cos, sin);
-            });
-        }
-        self.store(host, kv, &qkv, turns.first);
-        let attended = self.attend(host, kv, &qkv, turns.first);
+        host.timed(Share::Rope, || {
+            if self.rotary {
+                host.pool.pieces(&mut qkv, stride, |token, row| {
+                    let (cos, sin) = turns.angles.at(token);
+                    rotate(host.isa, &mut row[..queries + keys], cos, sin);
+                });
+            }
+            self.store(host, kv, &qkv, turns.first);
+        });
+        let attended = host.timed(Share::Attend, || self.attend(host, kv, &qkv, turns.first));
         let x = Activations::new(host.isa, &attended, attended.len() / queries, queries);
         tensor(self.out.forward(host, &x), self.out.rows())
     }
@@ -95,7 +97,7 @@ impl Attention {
         let span = Span { first, tokens, window: kv.window };
         let seen = first + tokens - span.visible(0).start;
         let row = kv.key_ring.format().bytes(self.head_width) + kv.value_ring.format().bytes(self.head_width);
-        host.touch(seen * row * self.kv_heads);
+        host.touch(Share::Attend, seen * row * self.kv_heads);
 
         let group = queries / self.kv_heads; // columns of the query heads that share a kv head
         let ask = |head: usize, from: usize, tokens: usize| {

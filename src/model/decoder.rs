@@ -14,7 +14,7 @@ use crate::checkpoint::{Matrix, Part, Weights};
 use crate::config::Config;
 use crate::error::Result;
 use crate::experts::ExpertStore;
-use crate::host::Host;
+use crate::host::{Host, Share};
 use candle_core::Tensor;
 use std::ops::Range;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Model {
             blocks: (0..config.layers.len() as u16).map(block).collect(),
             experts: ExpertStore::open(config, weights),
             norm_out: norm(Part::OutputNorm),
-            head: Linear::new(vec![weights.matrix(Part::Head)]),
+            head: Linear::new(vec![weights.matrix(Part::Head)], Share::Head),
             rotation: Rotation::new(config),
             host,
         }
@@ -63,7 +63,7 @@ impl Model {
     pub fn forward(&self, tokens: &[u32], kv: &mut KvCache, want: Range<usize>) -> Result<Vec<f32>> {
         let host = &*self.host;
         let turns = self.rotation.at(kv.len(), tokens.len());
-        let mut x = self.embed(tokens)?; // [t, width]
+        let mut x = host.timed(Share::Embed, || self.embed(tokens))?; // [t, width]
         for (layer, block) in self.blocks.iter().enumerate() {
             let choice = block.router.choose(host, &activations(host, &x)?)?; // before attention: the layer's input decides
             self.experts.prefetch(&choice.ids());

@@ -1,7 +1,7 @@
 //! Matrices without bias: one product, or several of the same input as one parallel region.
 
 use crate::checkpoint::Matrix;
-use crate::host::Host;
+use crate::host::{Host, Share};
 use kernels::{Activations, Order, Pick, dot_rows};
 
 /// A chunk of rows below this many bytes costs more to hand out than to read.
@@ -12,16 +12,17 @@ pub struct Linear {
     parts: Vec<Matrix>,
     rows: usize,
     bytes: usize,
+    share: Share,
 }
 
 impl Linear {
-    /// All `parts` must have the same width.
-    pub fn new(parts: Vec<Matrix>) -> Linear {
+    /// All `parts` must have the same width. Time and bytes go on the account of `share`.
+    pub fn new(parts: Vec<Matrix>, share: Share) -> Linear {
         let width = parts[0].width();
         assert!(parts.iter().all(|m| m.width() == width), "stacked matrices share their input");
         let rows = parts.iter().map(|m| m.len()).sum();
         let bytes = parts.iter().map(|m| m.bytes().len()).sum();
-        Linear { parts, rows, bytes }
+        Linear { parts, rows, bytes, share }
     }
 
     /// Rows of the whole stack, which is the width of its output.
@@ -31,9 +32,13 @@ impl Linear {
 
     /// `x` `[t, width]` -> `[t, rows]`.
     pub fn forward(&self, host: &Host, x: &Activations) -> Vec<f32> {
+        host.timed(self.share, || self.product(host, x))
+    }
+
+    fn product(&self, host: &Host, x: &Activations) -> Vec<f32> {
         let mut out = vec![0f32; x.t() * self.rows];
         let least = (CHUNK_BYTES * self.rows).div_ceil(self.bytes).max(1);
-        host.touch(self.bytes);
+        host.touch(self.share, self.bytes);
         host.pool.columns(&mut out, self.rows, (least, 16), |range, out| {
             let mut start = 0; // first stacked row of the part
             for part in &self.parts {

@@ -3,7 +3,7 @@
 use crate::bridge::{tensor, with_slice};
 use crate::checkpoint::Matrix;
 use crate::error::Result;
-use crate::host::Host;
+use crate::host::{Host, Share};
 use candle_core::Tensor;
 use kernels::norm::rms_norm;
 
@@ -23,15 +23,17 @@ impl Norm {
     /// `x` `[t, width]`, each row on its own.
     pub fn forward(&self, host: &Host, x: &Tensor) -> Result<Tensor> {
         let width = self.weight.len();
-        let out = with_slice(x, |x| {
-            let mut out = vec![0f32; x.len()];
-            host.pool.pieces(&mut out, 16 * width, |i, out| {
-                let x = &x[i * 16 * width..][..out.len()];
-                for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-                    rms_norm(host.isa, x, &self.weight, self.epsilon, out);
-                }
-            });
-            out
+        let out = host.timed(Share::Norm, || {
+            with_slice(x, |x| {
+                let mut out = vec![0f32; x.len()];
+                host.pool.pieces(&mut out, 16 * width, |i, out| {
+                    let x = &x[i * 16 * width..][..out.len()];
+                    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+                        rms_norm(host.isa, x, &self.weight, self.epsilon, out);
+                    }
+                });
+                out
+            })
         })?;
         tensor(out, width)
     }

@@ -5,7 +5,7 @@ use crate::checkpoint::Matrix;
 use crate::config::Gating;
 use crate::error::{Error, Result};
 use crate::experts::Choice;
-use crate::host::Host;
+use crate::host::{Host, Share};
 use kernels::Activations;
 use kernels::norm::{exp, sigmoid};
 
@@ -18,7 +18,7 @@ pub struct Router {
 
 impl Router {
     pub fn new(layer: u16, weight: Matrix, active: usize, gating: Gating) -> Router {
-        Router { layer, weight: Linear::new(vec![weight]), active, gating }
+        Router { layer, weight: Linear::new(vec![weight], Share::Router), active, gating }
     }
 
     /// `x` is the residual stream as it enters the layer, `[t, width]`.
