@@ -22,17 +22,15 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
-    /// Asks `find` for every part. A tied head is the embedding.
+    /// Asks `find` for every part. A tied head is the embedding. Memory grows with what is found, so that a config cannot
+    /// ask for more than its files back.
     pub fn build(config: &Config, mut find: impl FnMut(Part) -> Result<Entry, String>) -> Result<Catalogue, String> {
-        let mut entries: Vec<Option<Entry>> = vec![None; config.part_count()];
-        let index = |part| config.part_index(part).expect("parts() yields parts of this config");
-        for part in config.parts() {
+        let mut entries: Vec<Entry> = vec![];
+        for (i, part) in config.parts().enumerate() {
+            debug_assert_eq!(config.part_index(part), Some(i), "parts are indexed in their order");
             let tied = part == Part::Head && config.tied;
-            let entry =
-                if tied { entries[index(Part::Embedding)].expect("the embedding comes first") } else { find(part)? };
-            entries[index(part)] = Some(entry);
+            entries.push(if tied { entries[0] } else { find(part)? });
         }
-        let entries = entries.into_iter().map(|e| e.expect("parts() yields every index")).collect();
         Ok(Catalogue { entries, spare_head: None })
     }
 

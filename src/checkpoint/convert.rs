@@ -81,9 +81,9 @@ impl fmt::Display for Quant {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Relay {
     /// Never: everything lies as in files.
-    #[default]
     Never,
     /// Those that are rounded while loading, since they are written anyway.
+    #[default]
     Rounded,
     /// Every matrix that has such a layout: mapped ones are copied into memory.
     All,
@@ -156,6 +156,16 @@ impl Weights {
     /// they lie. Fails where rows are no whole blocks of the chosen format, where a weight is not finite or too large for
     /// it, and where memory is short.
     pub fn load(
+        checkpoint: Arc<Checkpoint>,
+        quant: Option<Quant>,
+        spread: &Spread<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Weights> {
+        Weights::load_relaid(checkpoint, quant, Relay::default(), spread, progress)
+    }
+
+    /// [`Weights::load`] with a say in what is re-laid.
+    pub fn load_relaid(
         checkpoint: Arc<Checkpoint>,
         quant: Option<Quant>,
         relay: Relay,

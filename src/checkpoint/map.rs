@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -35,8 +35,9 @@ impl Map {
         if start >= end {
             return;
         }
+        #[cfg(unix)]
         // SAFETY: the map is a shared file mapping that nobody writes, so a dropped page is read back with the same bytes;
         // no reference sees a change. Failure only means that memory is kept.
-        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
     }
 }

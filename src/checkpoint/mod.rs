@@ -89,7 +89,8 @@ impl Header {
     pub fn read(files: &Files<'_>) -> Result<Header> {
         let gguf: Vec<&str> = names(files, ".gguf");
         let safetensors = !names(files, ".safetensors").is_empty() || files.size(safetensors::INDEX).is_some();
-        if files.size("config.json").is_some() {
+        // Without weights beside it, a config still tells whether the model would be of a kind we run.
+        if files.size("config.json").is_some() && (safetensors || gguf.is_empty()) {
             let (family, fields) = safetensors::config_fields(files)?;
             if safetensors {
                 return safetensors::read(files, family, fields);

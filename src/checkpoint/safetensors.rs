@@ -9,12 +9,14 @@ use crate::error::{Error, Result};
 use kernels::Format;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::de::{Error as _, MapAccess, Visitor};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// The whole of a config or an index: the 21B's index has about a megabyte.
-const MOST_JSON: u64 = 64 << 20;
+/// A config has 2 kB.
+const MOST_CONFIG: u64 = 1 << 20;
+/// The 21B's index has about a megabyte.
+const MOST_INDEX: u64 = 64 << 20;
 /// The format's own limit on a header.
 const MOST_HEADER: u64 = 100_000_000;
 
@@ -79,7 +81,7 @@ pub(super) fn read(files: &Files<'_>, family: &'static Family, fields: Fields) -
 fn add_end_tokens(files: &Files<'_>, config: &mut Config) -> Result<()> {
     const NAME: &str = "generation_config.json";
     if files.size(NAME).is_some() {
-        let text = files.text(NAME, MOST_JSON)?;
+        let text = files.text(NAME, MOST_CONFIG)?;
         let ids = Fields::from_json(&text).and_then(|f| f.ids("eos_token_id"));
         for id in ids.map_err(|e| Error::Model(format!("{}: {e}", files.name_of(NAME))))? {
             if !config.eos.contains(&id) {
@@ -97,7 +99,7 @@ fn add_end_tokens(files: &Files<'_>, config: &mut Config) -> Result<()> {
 fn shards(files: &Files<'_>) -> Result<Vec<(String, u64)>> {
     let names: BTreeSet<String> = if files.size(INDEX).is_some() {
         let refuse = |e: String| Error::Model(format!("{}: {e}", files.name_of(INDEX)));
-        index_names(&files.text(INDEX, MOST_JSON)?).map_err(refuse)?
+        index_names(&files.text(INDEX, MOST_INDEX)?).map_err(refuse)?
     } else if files.size("model.safetensors").is_some() {
         BTreeSet::from(["model.safetensors".to_string()])
     } else {
@@ -116,16 +118,24 @@ fn shards(files: &Files<'_>) -> Result<Vec<(String, u64)>> {
     names.into_iter().map(with_size).collect()
 }
 
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
 /// The distinct file names of an index.
 fn index_names(text: &str) -> Result<BTreeSet<String>, String> {
-    let json: serde_json::Value = serde_json::from_str(text).map_err(|e| format!("is not valid JSON: {e}"))?;
-    let map = json.get("weight_map").and_then(|m| m.as_object()).ok_or("the key weight_map is missing")?;
-    let name = |(tensor, file): (&String, &serde_json::Value)| match file.as_str() {
+    let Index { weight_map } = serde_json::from_str(text).map_err(|e| format!("is not an index of shards: {e}"))?;
+    let mut names = BTreeSet::new();
+    for (tensor, file) in weight_map {
         // A name only: an index must not lead out of its folder.
-        Some(f) if !f.is_empty() && !f.contains(['/', '\\']) && f.ends_with(".safetensors") => Ok(f.to_string()),
-        _ => Err(format!("weight_map: tensor {tensor}: expected the name of a safetensors file, found {file}")),
-    };
-    let names = map.iter().map(name).collect::<Result<BTreeSet<_>, _>>()?;
+        if file.contains(['/', '\\']) || !file.ends_with(".safetensors") {
+            return Err(format!(
+                "weight_map: tensor {tensor}: expected the name of a safetensors file, found {file:?}"
+            ));
+        }
+        names.insert(file);
+    }
     if names.is_empty() { Err("weight_map is empty".into()) } else { Ok(names) }
 }
 
@@ -276,7 +286,7 @@ fn refuse_surplus(
 /// Config of a folder: which family, and its fields.
 pub(super) fn config_fields(files: &Files<'_>) -> Result<(&'static Family, Fields)> {
     let refuse = |e: String| Error::Model(format!("{}: {e}", files.name_of("config.json")));
-    let fields = Fields::from_json(&files.text("config.json", MOST_JSON)?).map_err(refuse)?;
+    let fields = Fields::from_json(&files.text("config.json", MOST_CONFIG)?).map_err(refuse)?;
     let family = family::of_json(&fields).map_err(refuse)?;
     Ok((family, fields))
 }

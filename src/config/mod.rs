@@ -62,7 +62,7 @@ pub struct Config {
 
 /// What a size may be at most. Real models stay far below; a damaged file does not, and with these limits no product of
 /// sizes below can overflow 64 bits.
-const MOST_LAYERS: usize = 1 << 12;
+const MOST_LAYERS: usize = 1 << 10;
 const MOST_EXPERTS: usize = 1 << 12;
 const MOST_HEADS: usize = 1 << 12;
 const MOST_HEAD_WIDTH: usize = 1 << 12;
@@ -143,7 +143,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn small() -> Config {
+    pub(super) fn small() -> Config {
         Config {
             family: "smallthinker",
             name: None,

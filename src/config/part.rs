@@ -80,30 +80,61 @@ impl Config {
 
     /// How many parts `parts` yields.
     pub fn part_count(&self) -> usize {
-        3 + self.layers.len() * (7 + 3 * self.experts)
+        3 + self.layers.len() * self.layer_parts()
     }
 
-    /// A dense index below `part_count`, one for each part. `None` for a layer or expert this model does not have.
+    fn layer_parts(&self) -> usize {
+        7 + 3 * self.experts
+    }
+
+    /// Where `parts` yields this part. `None` for a layer or expert this model does not have.
     pub fn part_index(&self, part: Part) -> Option<usize> {
-        let layer =
-            |l: u16, i: usize| ((l as usize) < self.layers.len()).then(|| 3 + l as usize * (7 + 3 * self.experts) + i);
+        let layers = self.layers.len();
+        let within = |l: u16, i: usize| ((l as usize) < layers).then(|| 1 + l as usize * self.layer_parts() + i);
         let expert = |l: u16, e: u16, i: usize| {
-            if (e as usize) < self.experts { layer(l, 7 + 3 * e as usize + i) } else { None }
+            if (e as usize) < self.experts { within(l, 7 + 3 * e as usize + i) } else { None }
         };
         match part {
             Part::Embedding => Some(0),
-            Part::OutputNorm => Some(1),
-            Part::Head => Some(2),
-            Part::NormIn(l) => layer(l, 0),
-            Part::Query(l) => layer(l, 1),
-            Part::Key(l) => layer(l, 2),
-            Part::Value(l) => layer(l, 3),
-            Part::AttentionOut(l) => layer(l, 4),
-            Part::NormFfn(l) => layer(l, 5),
-            Part::Router(l) => layer(l, 6),
+            Part::OutputNorm => Some(1 + layers * self.layer_parts()),
+            Part::Head => Some(2 + layers * self.layer_parts()),
+            Part::NormIn(l) => within(l, 0),
+            Part::Query(l) => within(l, 1),
+            Part::Key(l) => within(l, 2),
+            Part::Value(l) => within(l, 3),
+            Part::AttentionOut(l) => within(l, 4),
+            Part::NormFfn(l) => within(l, 5),
+            Part::Router(l) => within(l, 6),
             Part::Gate(l, e) => expert(l, e, 0),
             Part::Up(l, e) => expert(l, e, 1),
             Part::Down(l, e) => expert(l, e, 2),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_has_the_index_it_is_yielded_at() {
+        let config = crate::config::tests::small();
+        let parts: Vec<Part> = config.parts().collect();
+        assert_eq!(parts.len(), config.part_count());
+        for (i, part) in parts.iter().enumerate() {
+            assert_eq!(config.part_index(*part), Some(i), "{part:?}");
+        }
+        for beyond in [Part::Router(3), Part::Gate(0, 4), Part::Down(3, 0), Part::Up(u16::MAX, u16::MAX)] {
+            assert_eq!(config.part_index(beyond), None);
+        }
+    }
+
+    #[test]
+    fn shapes_of_both_orders() {
+        let config = crate::config::tests::small();
+        assert_eq!(config.shape(Part::Down(0, 0), DownOrder::ByOutput), (64, 32));
+        assert_eq!(config.shape(Part::Down(0, 0), DownOrder::ByNeuron), (32, 64));
+        assert_eq!(config.shape(Part::Key(0), DownOrder::ByOutput), (32, 64));
+        assert_eq!(config.shape(Part::Router(0), DownOrder::ByOutput), (4, 64));
     }
 }
