@@ -314,7 +314,7 @@ fn serial(n: usize, job: &(dyn Fn(usize) + Sync)) {
 }
 
 fn load(model: Checkpoint, quant: Quant) -> Result<Weights> {
-    Weights::load_relaid(Arc::new(model), Some(quant), Relay::Never, &serial, &mut |_, _| {})
+    Weights::load(Arc::new(model), Some(quant), Relay::Never, &serial, &mut |_, _| {})
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn load(model: &Arc<Checkpoint>, quant: Option<Quant>, relay: Relay) -> Weights 
         assert!(done > last && done <= total, "progress goes up to its total");
         (last, whole) = (done, total);
     };
-    let weights = Weights::load_relaid(model.clone(), quant, relay, &backwards, &mut progress).unwrap();
+    let weights = Weights::load(model.clone(), quant, relay, &backwards, &mut progress).unwrap();
     assert_eq!(last, whole, "progress reaches its total");
     weights
 }
@@ -386,7 +386,7 @@ fn loading_serially_gives_the_same_bytes() {
     let dir = TempDir::new().unwrap();
     Tiny::wide().write_folder(dir.path(), Format::BF16);
     let model = Arc::new(Checkpoint::open(dir.path()).unwrap());
-    let one = Weights::load_relaid(model.clone(), Some(Quant::Q4_0), Relay::All, &serial, &mut |_, _| {}).unwrap();
+    let one = Weights::load(model.clone(), Some(Quant::Q4_0), Relay::All, &serial, &mut |_, _| {}).unwrap();
     let two = load(&model, Some(Quant::Q4_0), Relay::All);
     assert!(model.parts().all(|p| one.matrix(p).bytes() == two.matrix(p).bytes()));
 }

@@ -158,16 +158,6 @@ impl Weights {
     pub fn load(
         checkpoint: Arc<Checkpoint>,
         quant: Option<Quant>,
-        spread: &Spread<'_>,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Weights> {
-        Weights::load_relaid(checkpoint, quant, Relay::default(), spread, progress)
-    }
-
-    /// [`Weights::load`] with a say in what is re-laid.
-    pub fn load_relaid(
-        checkpoint: Arc<Checkpoint>,
-        quant: Option<Quant>,
         relay: Relay,
         spread: &Spread<'_>,
         progress: &mut dyn FnMut(u64, u64),
@@ -433,11 +423,12 @@ fn refuse_unfit(weights: &[f32], format: Format) -> Result<(), (usize, String)> 
         Format::Q8_0 => 127.0 * HALF,
         _ => f32::MAX,
     };
-    // Without early exit, so that it runs many numbers at a time; false for NaN.
-    if weights.iter().fold(true, |fit, w| fit & (w.abs() <= most)) {
+    let fits = |w: &f32| w.abs() <= most; // false for NaN
+    // Without early exit, so that it runs many numbers at a time.
+    if weights.iter().fold(true, |fit, w| fit & fits(w)) {
         return Ok(());
     }
-    let column = weights.iter().position(|w| !(w.abs() <= most)).expect("one of them did not fit");
+    let column = weights.iter().position(|w| !fits(w)).expect("one of them did not fit");
     let w = weights[column];
     let why = if w.is_finite() { format!("{w} is too large for {}", format.name()) } else { not_finite(w) };
     Err((column, why))
