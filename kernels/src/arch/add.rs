@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::float::Float;
 use super::vector::Vector;
 use crate::Rows;
-use crate::format::{BF16, Block, F16, F32, Q4_0, Q4_1, Q8_0, half_at};
+use crate::format::{BF16, Block, F16, F32, Q4_0, Q4_1, Q8_0};
 
 /// Rows added in one pass over the output.
 const ROWS: usize = 4;
@@ -21,19 +21,13 @@ pub(super) trait Decode: Block {
     const STEP: usize;
 }
 
-#[inline(always)]
-unsafe fn half<V: Vector>(at: *const u8) -> V::F {
-    // SAFETY: the caller's: two bytes lie there.
-    unsafe { V::splat_f(half_at(&at.cast::<[u8; 2]>().read_unaligned(), 0)) }
-}
-
-/// Code `at..` of 16 bytes of nibbles.
+/// Codes `at..` of 16 bytes of nibbles, with something above the nibble.
 #[inline(always)]
 unsafe fn nibbles<V: Vector>(bytes: *const u8, at: usize) -> V::I {
     // SAFETY: the caller's: 16 bytes lie there, and `at` is below 32.
     unsafe {
         let bytes = V::bytes(bytes.add(at % 16));
-        if at < 16 { V::and(bytes, V::splat(15)) } else { V::shr(bytes, 4) }
+        if at < 16 { bytes } else { V::shr(bytes, 4) }
     }
 }
 
@@ -44,13 +38,13 @@ impl Decode for Q4_0 {
     #[inline(always)]
     unsafe fn head<V: Vector>(block: *const u8) -> V::F {
         // SAFETY: the block begins with an f16 number.
-        unsafe { half::<V>(block) }
+        unsafe { V::nibble_table(V::splat_half(block)) }
     }
 
     #[inline(always)]
-    unsafe fn weights<V: Vector>(block: *const u8, d: V::F, at: usize) -> V::F {
+    unsafe fn weights<V: Vector>(block: *const u8, table: V::F, at: usize) -> V::F {
         // SAFETY: 16 bytes of nibbles follow the scale.
-        unsafe { V::mul_f(d, V::to_f(V::sub(nibbles::<V>(block.add(2), at), V::splat(8)))) }
+        unsafe { V::nibbles_times(table, nibbles::<V>(block.add(2), at)) }
     }
 }
 
@@ -61,13 +55,13 @@ impl Decode for Q4_1 {
     #[inline(always)]
     unsafe fn head<V: Vector>(block: *const u8) -> (V::F, V::F) {
         // SAFETY: the block begins with two f16 numbers.
-        unsafe { (half::<V>(block), half::<V>(block.add(2))) }
+        unsafe { (V::splat_half(block), V::splat_half(block.add(2))) }
     }
 
     #[inline(always)]
     unsafe fn weights<V: Vector>(block: *const u8, (d, m): (V::F, V::F), at: usize) -> V::F {
         // SAFETY: 16 bytes of nibbles follow. The product is exact, so that fusing it with the addition changes nothing.
-        unsafe { V::fma(d, V::to_f(nibbles::<V>(block.add(4), at)), m) }
+        unsafe { V::fma(d, V::to_f(V::and(nibbles::<V>(block.add(4), at), V::splat(15))), m) }
     }
 }
 
@@ -78,7 +72,7 @@ impl Decode for Q8_0 {
     #[inline(always)]
     unsafe fn head<V: Vector>(block: *const u8) -> V::F {
         // SAFETY: the block begins with an f16 number.
-        unsafe { half::<V>(block) }
+        unsafe { V::splat_half(block) }
     }
 
     #[inline(always)]

@@ -3,7 +3,10 @@
 // Registers are named by row and vector everywhere in here, whichever array they are in.
 #![expect(clippy::needless_range_loop)]
 
-use super::unpack::{Listed, Panel, Successive, Unpack};
+use std::marker::PhantomData;
+
+use super::place::{Listed, Stacked, Successive};
+use super::unpack::{Panel, Unpack, UnpackLanes};
 use super::vector::Vector;
 use crate::activations::Group;
 use crate::format::RUN;
@@ -156,7 +159,7 @@ struct Sums<const R: usize, const T: usize>([[[f32; LANES]; T]; R]);
 
 /// Products of `R` rows and `T` vectors in lanes.
 #[inline(always)]
-unsafe fn tile<V: Vector, B: Unpack, const IN_LANES: bool, const R: usize, const T: usize>(
+unsafe fn tile<V: Vector, B: Unpack, L: Lay<B>, const R: usize, const T: usize>(
     rows: [*const u8; R],
     runs: usize,
     x: [*const Group; T],
@@ -170,9 +173,9 @@ unsafe fn tile<V: Vector, B: Unpack, const IN_LANES: bool, const R: usize, const
         for lane in (0..LANES).step_by(V::LANES) {
             let mut sum = [[V::splat_f(0.0); T]; R];
             for g in 0..whole_groups {
-                let mut panels = [panel::<V, B, IN_LANES>(rows[0].add(g * group_bytes), lane); R];
+                let mut panels = [L::panel::<V>(rows[0].add(g * group_bytes), lane); R];
                 for r in 1..R {
-                    panels[r] = panel::<V, B, IN_LANES>(rows[r].add(g * group_bytes), lane);
+                    panels[r] = L::panel::<V>(rows[r].add(g * group_bytes), lane);
                 }
                 for t in 0..T {
                     let side = ManyRuns { group: x[t].add(g), lane };
@@ -183,7 +186,7 @@ unsafe fn tile<V: Vector, B: Unpack, const IN_LANES: bool, const R: usize, const
             }
             if rest > lane {
                 for r in 0..R {
-                    let panel = short_panel::<V, B, IN_LANES>(rows[r].add(whole_groups * group_bytes), rest, lane);
+                    let panel = L::short_panel::<V>(rows[r].add(whole_groups * group_bytes), rest, lane);
                     for t in 0..T {
                         let side = ManyRuns { group: x[t].add(whole_groups), lane };
                         sum[r][t] = add_products::<V, B>(sum[r][t], &panel, side);
@@ -206,43 +209,58 @@ unsafe fn tile<V: Vector, B: Unpack, const IN_LANES: bool, const R: usize, const
     }
 }
 
-/// Lanes `lane..` of a whole group.
-#[inline(always)]
-unsafe fn panel<V: Vector, B: Unpack, const IN_LANES: bool>(group: *const u8, lane: usize) -> Panel<V> {
-    // SAFETY: the caller's: sixteen runs lie there.
-    unsafe {
-        if IN_LANES { B::unpack_lanes::<V>(group, LANES, lane) } else { B::unpack(&Successive::<B>::new(group, lane)) }
+/// How the blocks of a row lie.
+pub(super) trait Lay<B: Unpack> {
+    /// Lanes `lane..` of a whole group.
+    unsafe fn panel<V: Vector>(group: *const u8, lane: usize) -> Panel<V>;
+    /// Lanes `lane..` of a last group of `n` runs. Lanes past the end have factor zero or repeat the last run: the
+    /// activations there are zero, and adding zero changes no sum.
+    unsafe fn short_panel<V: Vector>(group: *const u8, n: usize, lane: usize) -> Panel<V>;
+}
+
+/// [`Layout::File`](crate::Layout::File).
+pub(super) struct InFile;
+
+impl<B: Unpack> Lay<B> for InFile {
+    #[inline(always)]
+    unsafe fn panel<V: Vector>(group: *const u8, lane: usize) -> Panel<V> {
+        // SAFETY: the caller's: sixteen runs lie there.
+        unsafe { B::unpack(&Successive::<B>::new(group, lane)) }
+    }
+
+    #[inline(always)]
+    unsafe fn short_panel<V: Vector>(group: *const u8, n: usize, lane: usize) -> Panel<V> {
+        let mut listed = Listed::<B> { blocks: [group; LANES], runs: [0; LANES], format: PhantomData };
+        for l in 0..LANES {
+            let at = (lane + l).min(n - 1);
+            listed.blocks[l] = group.wrapping_add(at / B::RUNS * B::BYTES);
+            listed.runs[l] = at % B::RUNS;
+        }
+        // SAFETY: the caller's: `n` runs lie there.
+        unsafe { B::unpack(&listed) }
     }
 }
 
-/// Lanes `lane..` of a last group of `n` runs. Lanes past the end repeat the last run: its numbers are finite, the
-/// activations there are zero, and adding zero changes no sum.
-#[inline(always)]
-unsafe fn short_panel<V: Vector, B: Unpack, const IN_LANES: bool>(group: *const u8, n: usize, lane: usize) -> Panel<V> {
-    // SAFETY: the caller's: `n` runs lie there.
-    unsafe {
-        if IN_LANES {
-            return B::unpack_lanes::<V>(group, n, lane);
-        }
-        let mut blocks = [group; LANES];
-        let mut runs = [0; LANES];
-        for (l, (block, run)) in blocks.iter_mut().zip(&mut runs).enumerate() {
-            let at = (lane + l).min(n - 1);
-            *block = group.add(at / B::RUNS * B::BYTES);
-            *run = at % B::RUNS;
-        }
-        B::unpack(&Listed { blocks: &blocks, runs: &runs })
+/// [`Layout::Lanes`](crate::Layout::Lanes).
+pub(super) struct InLanes;
+
+impl<B: UnpackLanes> Lay<B> for InLanes {
+    #[inline(always)]
+    unsafe fn panel<V: Vector>(group: *const u8, lane: usize) -> Panel<V> {
+        // SAFETY: the caller's: sixteen runs lie there.
+        unsafe { B::unpack_lanes(group, LANES, lane) }
+    }
+
+    #[inline(always)]
+    unsafe fn short_panel<V: Vector>(group: *const u8, n: usize, lane: usize) -> Panel<V> {
+        // SAFETY: the caller's: `n` runs lie there.
+        unsafe { B::unpack_lanes(group, n, lane) }
     }
 }
 
 /// [`dot_rows`](crate::dot_rows) of quantised rows in [`Order::Lanes`](crate::Order).
 #[inline(always)]
-pub(super) unsafe fn lanes<V: Vector, B: Unpack, const IN_LANES: bool>(
-    w: Rows,
-    pick: Pick,
-    x: &Activations,
-    out: &mut Columns,
-) {
+pub(super) unsafe fn lanes<V: Vector, B: Unpack, L: Lay<B>>(w: Rows, pick: Pick, x: &Activations, out: &mut Columns) {
     let runs = w.width() / RUN;
     let count = pick.count(w.len());
     // SAFETY: the verb has checked that picked rows exist and that the output has a place for each product.
@@ -253,7 +271,7 @@ pub(super) unsafe fn lanes<V: Vector, B: Unpack, const IN_LANES: bool>(
                 if j + AHEAD < count {
                     prefetch_row::<V>(&w, pick.row(j + AHEAD));
                 }
-                let [[total]] = tile::<V, B, IN_LANES, 1, 1>([w.row_at(pick.row(j))], runs, [x]);
+                let [[total]] = tile::<V, B, L, 1, 1>([w.row_at(pick.row(j))], runs, [x]);
                 out.add(j).write(total);
             }
             return;
@@ -264,17 +282,17 @@ pub(super) unsafe fn lanes<V: Vector, B: Unpack, const IN_LANES: bool>(
             let mut t = 0;
             while x.t() - t >= 4 {
                 let x = [t, t + 1, t + 2, t + 3].map(|t| x.groups(t).as_ptr());
-                rows_and_vectors::<V, B, IN_LANES, 4>(&w, pick, rows.clone(), runs, x, t, out);
+                rows_and_vectors::<V, B, L, 4>(&w, pick, rows.clone(), runs, x, t, out);
                 t += 4;
             }
             if x.t() - t >= 2 {
                 let x = [t, t + 1].map(|t| x.groups(t).as_ptr());
-                rows_and_vectors::<V, B, IN_LANES, 2>(&w, pick, rows.clone(), runs, x, t, out);
+                rows_and_vectors::<V, B, L, 2>(&w, pick, rows.clone(), runs, x, t, out);
                 t += 2;
             }
             if x.t() > t {
                 let x = [x.groups(t).as_ptr()];
-                rows_and_vectors::<V, B, IN_LANES, 1>(&w, pick, rows.clone(), runs, x, t, out);
+                rows_and_vectors::<V, B, L, 1>(&w, pick, rows.clone(), runs, x, t, out);
             }
         }
     }
@@ -282,7 +300,7 @@ pub(super) unsafe fn lanes<V: Vector, B: Unpack, const IN_LANES: bool>(
 
 /// Products of some rows and `T` vectors, the first of which is vector `t`.
 #[inline(always)]
-unsafe fn rows_and_vectors<V: Vector, B: Unpack, const IN_LANES: bool, const T: usize>(
+unsafe fn rows_and_vectors<V: Vector, B: Unpack, L: Lay<B>, const T: usize>(
     w: &Rows,
     pick: Pick,
     rows: std::ops::Range<usize>,
@@ -297,7 +315,7 @@ unsafe fn rows_and_vectors<V: Vector, B: Unpack, const IN_LANES: bool, const T: 
         if V::ROWS == 2 {
             while j + 2 <= rows.end {
                 let two = [w.row_at(pick.row(j)), w.row_at(pick.row(j + 1))];
-                let totals = tile::<V, B, IN_LANES, 2, T>(two, runs, x);
+                let totals = tile::<V, B, L, 2, T>(two, runs, x);
                 for i in 0..T {
                     out.at(t + i).add(j).write(totals[0][i]);
                     out.at(t + i).add(j + 1).write(totals[1][i]);
@@ -306,7 +324,7 @@ unsafe fn rows_and_vectors<V: Vector, B: Unpack, const IN_LANES: bool, const T: 
             }
         }
         while j < rows.end {
-            let [totals] = tile::<V, B, IN_LANES, 1, T>([w.row_at(pick.row(j))], runs, x);
+            let [totals] = tile::<V, B, L, 1, T>([w.row_at(pick.row(j))], runs, x);
             for (i, total) in totals.into_iter().enumerate() {
                 out.at(t + i).add(j).write(total);
             }
@@ -324,37 +342,47 @@ pub(super) unsafe fn prefetch_row<V: Vector>(w: &Rows, row: usize) {
     }
 }
 
-/// [`dot_rows`](crate::dot_rows) of quantised rows as files have them in [`Order::Sequence`](crate::Order): sixteen rows
-/// at a time, a lane each.
+/// [`dot_rows`](crate::dot_rows) of quantised rows as files have them in [`Order::Sequence`](crate::Order): as many rows at
+/// a time as there are lanes, a lane each.
 #[inline(always)]
 pub(super) unsafe fn sequence<V: Vector, B: Unpack>(w: Rows, pick: Pick, x: &Activations, out: &mut Columns) {
     let count = pick.count(w.len());
-    for from in (0..count).step_by(V::LANES) {
-        let n = V::LANES.min(count - from);
+    let rows_from = |from: usize| {
         let mut rows = [std::ptr::null(); LANES];
         for (lane, row) in rows.iter_mut().enumerate().take(V::LANES) {
             // Lanes without a row of their own repeat the last one.
-            *row = w.row_at(pick.row(from + lane.min(n - 1)));
+            *row = w.row_at(pick.row((from + lane).min(count - 1)));
         }
+        rows
+    };
+    let runs = w.width() / RUN;
+    for from in (0..count).step_by(V::LANES) {
+        let n = V::LANES.min(count - from);
+        let (rows, next) = (rows_from(from), rows_from(from + V::LANES));
         let mut t = 0;
         // SAFETY: the verb has checked that picked rows exist and that the output has a place for each product.
         unsafe {
             while x.t() - t >= 4 {
-                rows_in_lanes::<V, B, 4>(&rows, n, w.width() / RUN, x, t, from, out);
+                let next = if t == 0 { Some(&next) } else { None };
+                rows_in_lanes::<V, B, 4>(&rows, next, n, runs, x, t, from, out);
                 t += 4;
             }
             while x.t() > t {
-                rows_in_lanes::<V, B, 1>(&rows, n, w.width() / RUN, x, t, from, out);
+                let next = if t == 0 { Some(&next) } else { None };
+                rows_in_lanes::<V, B, 1>(&rows, next, n, runs, x, t, from, out);
                 t += 1;
             }
         }
     }
 }
 
-/// Products of `n` rows (a lane each) and vectors `t..t + T`, block after block.
+/// Products of `n` rows (a lane each) and vectors `t..t + T`, block after block; meanwhile the rows that come next are asked
+/// for, since no hardware guesses this way of reading.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the state of one loop, which this is the body of")]
 unsafe fn rows_in_lanes<V: Vector, B: Unpack, const T: usize>(
     rows: &[*const u8; LANES],
+    next: Option<&[*const u8; LANES]>,
     n: usize,
     runs: usize,
     x: &Activations,
@@ -370,16 +398,28 @@ unsafe fn rows_in_lanes<V: Vector, B: Unpack, const T: usize>(
             *group = x.groups(t + i).as_ptr();
         }
         let mut sum = [V::splat_f(0.0); T];
-        for b in 0..runs {
-            let w = B::unpack::<V>(&Listed { blocks: &blocks, runs: &[b % B::RUNS; LANES] });
-            for i in 0..T {
-                let side = OneRun { group: groups[i].add(b / LANES), lane: b % LANES };
-                sum[i] = add_products::<V, B>(sum[i], &w, side);
-            }
-            if (b + 1) % B::RUNS == 0 {
-                for block in blocks.iter_mut().take(V::LANES) {
-                    *block = block.wrapping_add(B::BYTES);
+        let mut asked = 0;
+        for block in 0..runs / B::RUNS {
+            if let Some(next) = next {
+                while asked < (block + 1) * B::BYTES {
+                    for row in next.iter().take(V::LANES) {
+                        V::prefetch(row.wrapping_add(asked));
+                    }
+                    asked += 64;
                 }
+            }
+            let mut place = Stacked::<V, B>::new(&blocks);
+            for run in 0..B::RUNS {
+                place.run = run;
+                let w = B::unpack::<V>(&place);
+                let b = block * B::RUNS + run;
+                for i in 0..T {
+                    let side = OneRun { group: groups[i].add(b / LANES), lane: b % LANES };
+                    sum[i] = add_products::<V, B>(sum[i], &w, side);
+                }
+            }
+            for block in blocks.iter_mut().take(V::LANES) {
+                *block = block.wrapping_add(B::BYTES);
             }
         }
         for (i, sum) in sum.into_iter().enumerate() {

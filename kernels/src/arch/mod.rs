@@ -15,6 +15,7 @@ mod dot;
 pub(crate) mod exp;
 mod float;
 pub(crate) mod lanes;
+mod place;
 mod round;
 mod scalar;
 mod tiles;
@@ -52,12 +53,17 @@ macro_rules! verbs {
             // SAFETY, here and below: the features are enabled, and the verbs have checked the shapes.
             #[target_feature(enable = $features)]
             pub(super) fn lanes_of_file<B: unpack::Unpack>(w: Rows, pick: Pick, x: &Activations, out: &mut Columns) {
-                unsafe { dot::lanes::<Register, B, false>(w, pick, x, out) }
+                unsafe { dot::lanes::<Register, B, dot::InFile>(w, pick, x, out) }
             }
 
             #[target_feature(enable = $features)]
-            pub(super) fn lanes_of_lanes<B: unpack::Unpack>(w: Rows, pick: Pick, x: &Activations, out: &mut Columns) {
-                unsafe { dot::lanes::<Register, B, true>(w, pick, x, out) }
+            pub(super) fn lanes_of_lanes<B: unpack::UnpackLanes>(
+                w: Rows,
+                pick: Pick,
+                x: &Activations,
+                out: &mut Columns,
+            ) {
+                unsafe { dot::lanes::<Register, B, dot::InLanes>(w, pick, x, out) }
             }
 
             #[target_feature(enable = $features)]
@@ -101,9 +107,8 @@ macro_rules! verbs {
                     ($B:ty) => {
                         match (order, w.layout()) {
                             (Order::Lanes, Layout::File) => compiled::lanes_of_file::<$B>,
-                            (Order::Lanes, Layout::Lanes) => compiled::lanes_of_lanes::<$B>,
                             (Order::Sequence, Layout::File) => compiled::sequence::<$B>,
-                            (Order::Sequence, Layout::Lanes) => return None,
+                            (_, Layout::Lanes) => return None,
                         }
                     };
                 }
@@ -113,6 +118,14 @@ macro_rules! verbs {
                             Order::Lanes => compiled::float_lanes::<$B>,
                             Order::Sequence => compiled::float_sequence::<$B>,
                         }
+                    };
+                }
+                if order == Order::Lanes && w.layout() == Layout::Lanes {
+                    return match w.format() {
+                        Format::Q4_0 => Some(compiled::lanes_of_lanes::<Q4_0>),
+                        Format::Q4_1 => Some(compiled::lanes_of_lanes::<Q4_1>),
+                        Format::Q8_0 => Some(compiled::lanes_of_lanes::<Q8_0>),
+                        _ => None,
                     };
                 }
                 Some(match w.format() {

@@ -1,5 +1,6 @@
 //! How a vector comes by the weights of `LANES` runs of 32, one to a lane, whatever the format.
 
+use super::place::Place;
 use super::vector::Vector;
 use crate::format::{Q3_K, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, Q8_0, RUN, Runs};
 use crate::layout::LANES;
@@ -28,148 +29,23 @@ pub(super) trait Unpack: Runs {
     /// Runs per block.
     const RUNS: usize = Self::WEIGHTS / RUN;
 
+    /// Where a block has its f16 numbers: the scale and perhaps a minimum.
+    const HALVES: &'static [usize];
+
     /// The runs at `LANES` places.
     unsafe fn unpack<V: Vector>(from: &impl Place<V>) -> Panel<V>;
-    /// Lanes `first..` of a group of `n` blocks that lie in lanes; lanes past `n` have factor zero. Only for formats that
-    /// [`Layout::Lanes`](crate::Layout::Lanes) holds.
-    unsafe fn unpack_lanes<V: Vector>(_group: *const u8, _n: usize, _first: usize) -> Panel<V> {
-        unreachable!("rows in lanes are refused for formats that have none")
+    /// The scales of the runs of a block in 16 bytes: eight of the scales and eight of the minima, or sixteen of the
+    /// scales of half runs. Nothing for formats of one run.
+    #[inline(always)]
+    unsafe fn scales(_block: *const u8) -> [u64; 2] {
+        [0; 2]
     }
 }
 
-/// Where the runs of a panel lie: one per lane, each in some block.
-pub(super) trait Place<V: Vector> {
-    /// The block that holds lane `lane`'s run.
-    fn block(&self, lane: usize) -> *const u8;
-    /// The index of the run within its block.
-    fn run(&self, lane: usize) -> usize;
-    /// The f16 number at `offset` of each block.
-    unsafe fn halves(&self, offset: usize) -> V::F;
-    /// Of eight numbers of 8 bits that `decode` finds in a block, that of the run.
-    unsafe fn bytes(&self, decode: impl Fn(*const u8) -> u64) -> V::I;
-    /// Of eight numbers of 16 bits that `decode` finds in a block, that of the run.
-    unsafe fn words(&self, decode: impl Fn(*const u8) -> [u64; 2]) -> V::I;
-}
-
-/// Successive runs of one row. `first` is the block of lane 0, `run` its run; 8 lanes and more begin with a block's
-/// first run.
-pub(super) struct Successive<B: Unpack> {
-    first: *const u8,
-    run: usize,
-    format: std::marker::PhantomData<B>,
-}
-
-impl<B: Unpack> Successive<B> {
-    /// From run `run` of a row on.
-    #[inline(always)]
-    pub(super) unsafe fn new(row: *const u8, run: usize) -> Self {
-        // SAFETY: the caller asks for runs that the row has.
-        let first = unsafe { row.add(run / B::RUNS * B::BYTES) };
-        Successive { first, run: run % B::RUNS, format: std::marker::PhantomData }
-    }
-}
-
-impl<V: Vector, B: Unpack> Place<V> for Successive<B> {
-    #[inline(always)]
-    fn block(&self, lane: usize) -> *const u8 {
-        // Lanes 4..8 of a block may come as lanes 0..4 of a register, never across the end of a block.
-        self.first.wrapping_add(lane / B::RUNS * B::BYTES)
-    }
-
-    #[inline(always)]
-    fn run(&self, lane: usize) -> usize {
-        if V::LANES < B::RUNS { self.run + lane } else { lane % B::RUNS }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(&self, offset: usize) -> V::F {
-        // SAFETY: the blocks of all lanes are readable, and the number lies within.
-        unsafe {
-            if B::RUNS == 1 {
-                return V::gather_halves(|lane| Place::<V>::block(self, lane).wrapping_add(offset));
-            }
-            // All lanes of a block have the same number: four copies of it at a time.
-            let copies = |block: *const u8| u64::from(read_u16(block.add(offset))) * 0x0001_0001_0001_0001;
-            let low = copies(self.first);
-            let high = if V::LANES > 8 { copies(Place::<V>::block(self, 8)) } else { 0 };
-            V::low_halves(V::widen_words([low, low, high, high]))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn bytes(&self, decode: impl Fn(*const u8) -> u64) -> V::I {
-        let low = decode(self.first) >> (8 * if V::LANES < 8 { self.run } else { 0 });
-        let high = if V::LANES > 8 { decode(Place::<V>::block(self, 8)) } else { 0 };
-        // SAFETY: as for this method.
-        unsafe { V::widen_bytes(low, high) }
-    }
-
-    #[inline(always)]
-    unsafe fn words(&self, decode: impl Fn(*const u8) -> [u64; 2]) -> V::I {
-        let low = decode(self.first);
-        let low = if V::LANES < 8 && self.run >= 4 { [low[1], 0] } else { low };
-        let high = if V::LANES > 8 { decode(Place::<V>::block(self, 8)) } else { [0; 2] };
-        // SAFETY: as for this method.
-        unsafe { V::widen_words([low[0], low[1], high[0], high[1]]) }
-    }
-}
-
-/// Runs anywhere: the same run of many rows, or the last few of one.
-pub(super) struct Listed<'a> {
-    /// One per lane; more may follow.
-    pub blocks: &'a [*const u8],
-    pub runs: &'a [usize],
-}
-
-impl<V: Vector> Place<V> for Listed<'_> {
-    #[inline(always)]
-    fn block(&self, lane: usize) -> *const u8 {
-        debug_assert!(lane < self.blocks.len());
-        // SAFETY: lists are made with a place for each lane.
-        unsafe { *self.blocks.get_unchecked(lane) }
-    }
-
-    #[inline(always)]
-    fn run(&self, lane: usize) -> usize {
-        debug_assert!(lane < self.runs.len());
-        // SAFETY: lists are made with a place for each lane.
-        unsafe { *self.runs.get_unchecked(lane) }
-    }
-
-    #[inline(always)]
-    unsafe fn halves(&self, offset: usize) -> V::F {
-        // SAFETY: the blocks of all lanes are readable.
-        unsafe { V::gather_halves(|lane| Place::<V>::block(self, lane).wrapping_add(offset)) }
-    }
-
-    #[inline(always)]
-    unsafe fn bytes(&self, decode: impl Fn(*const u8) -> u64) -> V::I {
-        let mut all = [0u64; 2];
-        for lane in 0..V::LANES {
-            let byte = decode(Place::<V>::block(self, lane)) >> (8 * Place::<V>::run(self, lane)) & 0xff;
-            all[lane / 8] |= byte << (8 * (lane % 8));
-        }
-        // SAFETY: as for this method.
-        unsafe { V::widen_bytes(all[0], all[1]) }
-    }
-
-    #[inline(always)]
-    unsafe fn words(&self, decode: impl Fn(*const u8) -> [u64; 2]) -> V::I {
-        let mut all = [0u64; 4];
-        for lane in 0..V::LANES {
-            let run = Place::<V>::run(self, lane);
-            let word = decode(Place::<V>::block(self, lane))[run / 4] >> (16 * (run % 4)) & 0xffff;
-            all[lane / 4] |= word << (16 * (lane % 4));
-        }
-        // SAFETY: as for this method.
-        unsafe { V::widen_words(all) }
-    }
-}
-
-#[inline(always)]
-unsafe fn read_u16(at: *const u8) -> u16 {
-    // SAFETY: the caller's: two bytes within a block.
-    u16::from_le_bytes(unsafe { at.cast::<[u8; 2]>().read_unaligned() })
+/// Formats whose rows [`Layout::Lanes`](crate::Layout::Lanes) holds.
+pub(super) trait UnpackLanes: Unpack {
+    /// Lanes `first..` of a group of `n` blocks; lanes past `n` have factor zero.
+    unsafe fn unpack_lanes<V: Vector>(group: *const u8, n: usize, first: usize) -> Panel<V>;
 }
 
 #[inline(always)]
@@ -183,17 +59,6 @@ unsafe fn read_u32(at: *const u8) -> u64 {
 unsafe fn pieces<V: Vector>(from: &impl Place<V>, offset: impl Fn(usize) -> usize) -> [V::I; 4] {
     // SAFETY: the caller's: 16 bytes at these offsets lie within the blocks.
     unsafe { V::transpose(|lane| from.block(lane).wrapping_add(offset(from.run(lane)))) }
-}
-
-/// One number per lane, made from the index of its run.
-#[inline(always)]
-unsafe fn by_run<V: Vector>(from: &impl Place<V>, number: impl Fn(usize) -> usize) -> V::I {
-    let mut all = [0i32; LANES];
-    for (lane, all) in all.iter_mut().enumerate().take(V::LANES) {
-        *all = number(from.run(lane)) as i32;
-    }
-    // SAFETY: sixteen numbers are enough for any vector.
-    unsafe { V::load(all.as_ptr().cast()) }
 }
 
 /// Low nibbles of four vectors, then their high ones.
@@ -239,15 +104,18 @@ unsafe fn lane_halves<V: Vector>(at: *const u8, n: usize, first: usize) -> V::F 
 }
 
 impl Unpack for Q4_0 {
+    const HALVES: &'static [usize] = &[0];
     const HIGHEST: i32 = 15;
     const OFFSET: i32 = 8;
 
     #[inline(always)]
     unsafe fn unpack<V: Vector>(from: &impl Place<V>) -> Panel<V> {
         // SAFETY: offsets lie within the 18 bytes of a block.
-        unsafe { plain(nibbles::<V>(pieces(from, |_| 2)), from.halves(0)) }
+        unsafe { plain(nibbles::<V>(pieces(from, |_| 2)), from.half(0)) }
     }
+}
 
+impl UnpackLanes for Q4_0 {
     #[inline(always)]
     unsafe fn unpack_lanes<V: Vector>(group: *const u8, n: usize, first: usize) -> Panel<V> {
         // SAFETY: the caller's: the group has `n` lanes of four pieces and a scale.
@@ -259,17 +127,20 @@ impl Unpack for Q4_0 {
 }
 
 impl Unpack for Q4_1 {
+    const HALVES: &'static [usize] = &[0, 2];
     const HIGHEST: i32 = 15;
 
     #[inline(always)]
     unsafe fn unpack<V: Vector>(from: &impl Place<V>) -> Panel<V> {
         // SAFETY: offsets lie within the 20 bytes of a block.
         unsafe {
-            let minimum = V::mul_f(from.halves(2), V::splat_f(-1.0));
-            Panel { minimum, ..plain(nibbles::<V>(pieces(from, |_| 4)), from.halves(0)) }
+            let minimum = V::mul_f(from.half(1), V::splat_f(-1.0));
+            Panel { minimum, ..plain(nibbles::<V>(pieces(from, |_| 4)), from.half(0)) }
         }
     }
+}
 
+impl UnpackLanes for Q4_1 {
     #[inline(always)]
     unsafe fn unpack_lanes<V: Vector>(group: *const u8, n: usize, first: usize) -> Panel<V> {
         // SAFETY: the caller's: the group has `n` lanes of four pieces, a scale and a minimum.
@@ -282,6 +153,7 @@ impl Unpack for Q4_1 {
 }
 
 impl Unpack for Q8_0 {
+    const HALVES: &'static [usize] = &[0];
     const HIGHEST: i32 = 255;
     const SIGNED: bool = true;
 
@@ -295,10 +167,12 @@ impl Unpack for Q8_0 {
                 codes[k] = V::signed(low[k]);
                 codes[k + 4] = V::signed(high[k]);
             }
-            plain(codes, from.halves(0))
+            plain(codes, from.half(0))
         }
     }
+}
 
+impl UnpackLanes for Q8_0 {
     #[inline(always)]
     unsafe fn unpack_lanes<V: Vector>(group: *const u8, n: usize, first: usize) -> Panel<V> {
         // SAFETY: the caller's: the group has `n` lanes of eight pieces and a scale.
@@ -312,16 +186,16 @@ impl Unpack for Q8_0 {
     }
 }
 
-/// The eight 6-bit scales and minima of Q4_K and Q5_K, a byte each.
+/// The eight 6-bit scales of Q4_K and Q5_K, a byte each, and the eight minima.
 #[inline(always)]
-unsafe fn scales_and_minima(block: *const u8) -> (u64, u64) {
+unsafe fn scales_and_minima(block: *const u8) -> [u64; 2] {
     // SAFETY: the twelve bytes behind the two f16 numbers of a block.
     unsafe {
         let (t0, t1, t2) = (read_u32(block.add(4)), read_u32(block.add(8)), read_u32(block.add(12)));
         let (low, two) = (0x0f0f_0f0f, 0x3030_3030);
         let scales = t0 & 0x3f3f_3f3f | (t2 & low | t0 >> 2 & two) << 32;
         let minima = t1 & 0x3f3f_3f3f | (t2 >> 4 & low | t1 >> 2 & two) << 32;
-        (scales, minima)
+        [scales, minima]
     }
 }
 
@@ -330,10 +204,9 @@ unsafe fn scales_and_minima(block: *const u8) -> (u64, u64) {
 unsafe fn k_panel<V: Vector>(from: &impl Place<V>, codes: [V::I; 8]) -> Panel<V> {
     // SAFETY: both numbers and the scales lie within the first 16 bytes of a block.
     unsafe {
-        let scales = V::to_f(from.bytes(|block| scales_and_minima(block).0));
-        let minima = V::to_f(from.bytes(|block| scales_and_minima(block).1));
-        let factor = V::mul_f(from.halves(0), scales);
-        Panel { minimum: V::mul_f(from.halves(2), minima), ..plain(codes, factor) }
+        let (scales, minima) = (V::to_f(from.scale_byte(0)), V::to_f(from.scale_byte(1)));
+        let factor = V::mul_f(from.half(0), scales);
+        Panel { minimum: V::mul_f(from.half(1), minima), ..plain(codes, factor) }
     }
 }
 
@@ -348,7 +221,7 @@ unsafe fn shifted<V: Vector>(
     // SAFETY: the caller's: 32 bytes at these offsets lie within the blocks.
     unsafe {
         let (low, high) = (pieces(from, offset), pieces(from, |run| offset(run) + 16));
-        let (shift, mask) = (by_run(from, shift), V::splat(mask));
+        let (shift, mask) = (from.by_run(shift), V::splat(mask));
         let mut codes = [mask; 8];
         for k in 0..4 {
             codes[k] = V::and(V::shr_each(low[k], shift), mask);
@@ -369,6 +242,7 @@ unsafe fn joined<V: Vector>(mut low: [V::I; 8], high: [V::I; 8], by: i32) -> [V:
 }
 
 impl Unpack for Q4_K {
+    const HALVES: &'static [usize] = &[0, 2];
     const HIGHEST: i32 = 15;
 
     #[inline(always)]
@@ -376,9 +250,16 @@ impl Unpack for Q4_K {
         // SAFETY: offsets lie within the 144 bytes of a block.
         unsafe { k_panel(from, shifted(from, |run| 16 + run / 2 * 32, |run| run % 2 * 4, 0x0f0f_0f0f)) }
     }
+
+    #[inline(always)]
+    unsafe fn scales(block: *const u8) -> [u64; 2] {
+        // SAFETY: the caller's.
+        unsafe { scales_and_minima(block) }
+    }
 }
 
 impl Unpack for Q5_K {
+    const HALVES: &'static [usize] = &[0, 2];
     const HIGHEST: i32 = 31;
 
     #[inline(always)]
@@ -390,9 +271,16 @@ impl Unpack for Q5_K {
             k_panel(from, joined::<V>(nibbles, fifth, 4))
         }
     }
+
+    #[inline(always)]
+    unsafe fn scales(block: *const u8) -> [u64; 2] {
+        // SAFETY: the caller's.
+        unsafe { scales_and_minima(block) }
+    }
 }
 
 impl Unpack for Q6_K {
+    const HALVES: &'static [usize] = &[208];
     const HIGHEST: i32 = 63;
     const OFFSET: i32 = 32;
     const SCALES: bool = true;
@@ -404,17 +292,24 @@ impl Unpack for Q6_K {
             let low = |run: usize| 64 * (run / 4) + 32 * (run % 2);
             let nibbles = shifted(from, low, |run| run % 4 / 2 * 4, 0x0f0f_0f0f);
             let upper = shifted(from, |run| 128 + 32 * (run / 4), |run| run % 4 * 2, 0x0303_0303);
-            let pairs = from.words(|block| {
-                let read = |at| read_u32(block.add(at)) | read_u32(block.add(at + 4)) << 32;
-                [read(192), read(200)]
-            });
+            let pairs = from.scale_word();
             let scales = [V::shr_signed(V::shl(pairs, 24), 24), V::shr_signed(V::shl(pairs, 16), 24)];
-            Panel { scales, ..plain(joined::<V>(nibbles, upper, 4), from.halves(208)) }
+            Panel { scales, ..plain(joined::<V>(nibbles, upper, 4), from.half(0)) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(block: *const u8) -> [u64; 2] {
+        // SAFETY: sixteen bytes from 192 on lie within the 210 of a block.
+        unsafe {
+            let read = |at| read_u32(block.add(at)) | read_u32(block.add(at + 4)) << 32;
+            [read(192), read(200)]
         }
     }
 }
 
 impl Unpack for Q3_K {
+    const HALVES: &'static [usize] = &[108];
     const HIGHEST: i32 = 7;
     const OFFSET: i32 = 4;
     const SCALES: bool = true;
@@ -425,17 +320,22 @@ impl Unpack for Q3_K {
         unsafe {
             let pairs = shifted(from, |run| 32 + 32 * (run / 4), |run| run % 4 * 2, 0x0303_0303);
             let third = shifted(from, |_| 0, |run| run, 0x0101_0101);
-            // Sixteen 6-bit scales: four bits of each from the first eight bytes, two from the last four.
-            let words = from.words(|block| {
-                let (t0, t1) = (read_u32(block.add(96)), read_u32(block.add(100)));
-                let two = read_u32(block.add(104));
-                let (low, pair) = (0x0f0f_0f0f, 0x0303_0303);
-                let scale = |four: u64, by: u32| four & low | (two >> by & pair) << 4;
-                [scale(t0, 0) | scale(t1, 2) << 32, scale(t0 >> 4, 4) | scale(t1 >> 4, 6) << 32]
-            });
+            let words = from.scale_word();
             let less = V::splat(32);
             let scales = [V::sub(V::and(words, V::splat(255)), less), V::sub(V::shr(words, 8), less)];
-            Panel { scales, ..plain(joined::<V>(pairs, third, 2), from.halves(108)) }
+            Panel { scales, ..plain(joined::<V>(pairs, third, 2), from.half(0)) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(block: *const u8) -> [u64; 2] {
+        // Sixteen 6-bit scales: four bits of each from the first eight bytes, two from the last four.
+        // SAFETY: the twelve bytes from 96 on lie within the 110 of a block.
+        unsafe {
+            let (t0, t1, two) = (read_u32(block.add(96)), read_u32(block.add(100)), read_u32(block.add(104)));
+            let (low, pair) = (0x0f0f_0f0f, 0x0303_0303);
+            let scale = |four: u64, by: u32| four & low | (two >> by & pair) << 4;
+            [scale(t0, 0) | scale(t1, 2) << 32, scale(t0 >> 4, 4) | scale(t1 >> 4, 6) << 32]
         }
     }
 }

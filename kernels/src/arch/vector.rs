@@ -52,6 +52,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn low_halves(a: Self::I) -> Self::F;
     /// The f16 numbers at `LANES` addresses.
     unsafe fn gather_halves(from: impl Fn(usize) -> *const u8) -> Self::F;
+    /// The f16 number at this address in all lanes.
+    unsafe fn splat_half(from: *const u8) -> Self::F;
+    /// What [`Vector::nibbles_times`] wants for this factor.
+    unsafe fn nibble_table(factor: Self::F) -> Self::F;
+    /// `factor * (nibble - 8)` for the low nibbles of the lanes; other bits may be anything.
+    unsafe fn nibbles_times(table: Self::F, codes: Self::I) -> Self::F;
     /// `LANES` bf16 numbers.
     unsafe fn brains(from: *const u8) -> Self::F;
     /// The same bits.

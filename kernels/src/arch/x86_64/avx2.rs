@@ -259,6 +259,24 @@ impl<P: Products> Vector for Ymm<P> {
     }
 
     #[inline(always)]
+    unsafe fn splat_half(from: *const u8) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(from.cast::<i16>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn nibble_table(factor: __m256) -> __m256 {
+        factor
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles_times(table: __m256, codes: __m256i) -> __m256 {
+        unsafe {
+            let nibbles = _mm256_and_si256(codes, _mm256_set1_epi32(15));
+            _mm256_mul_ps(table, _mm256_cvtepi32_ps(_mm256_sub_epi32(nibbles, _mm256_set1_epi32(8))))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn brains(from: *const u8) -> __m256 {
         unsafe {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));

@@ -144,6 +144,25 @@ impl Vector for Zmm {
     }
 
     #[inline(always)]
+    unsafe fn splat_half(from: *const u8) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(from.cast::<i16>().read_unaligned())) }
+    }
+
+    // All sixteen products at once, then one look-up per weight.
+    #[inline(always)]
+    unsafe fn nibble_table(factor: __m512) -> __m512 {
+        unsafe {
+            let all = _mm512_setr_ps(-8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 2., 3., 4., 5., 6., 7.);
+            _mm512_mul_ps(factor, all)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles_times(table: __m512, codes: __m512i) -> __m512 {
+        unsafe { _mm512_permutexvar_ps(codes, table) }
+    }
+
+    #[inline(always)]
     unsafe fn brains(from: *const u8) -> __m512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
