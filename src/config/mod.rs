@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn each_broken_size_is_named() {
-        let cases: &[(&str, fn(&mut Config))] = &[
+        type Spoil = fn(&mut Config);
+        let cases: &[(&str, Spoil)] = &[
             ("share 3 key/value heads", |c| c.kv_heads = 3),
             ("head width: expected a multiple of 16, found 24", |c| c.head_width = 24),
             ("head width: expected at least 1", |c| c.head_width = 0),
