@@ -281,6 +281,13 @@ fn powerinfer_files_leave_things_out() {
 }
 
 #[test]
+fn a_square_down_is_taken_by_output() {
+    let (_dir, model) = open(&Tiny { neurons: 64, ..Tiny::default() }.gguf(Format::Q4_0));
+    assert_eq!(model.down, DownOrder::ByOutput);
+    assert!(model.config.notes.iter().any(|n| n.contains("blk.0.ffn_down_exps.weight is square")));
+}
+
+#[test]
 fn patterns_of_windows() {
     let windows = |change: fn(&mut Gguf)| {
         let mut gguf = Tiny { layers: 6, window: Some(64), ..Tiny::default() }.gguf(Format::Q4_0);
@@ -356,11 +363,11 @@ fn headers_are_enough_for_a_summary() {
     use std::cell::Cell;
     use thermocline::checkpoint::Files;
     let dir = TempDir::new().unwrap();
-    let mut big = Tiny { vocab: 20_000, ..Tiny::default() };
+    let mut big = Tiny { vocab: 100_000, ..Tiny::default() };
     big.tied = false;
     big.write_sharded(dir.path(), Format::BF16, 2);
     let gguf = TempDir::new().unwrap();
-    big.write_gguf(&gguf.path().join("model.gguf"), Format::F32);
+    big.write_gguf(&gguf.path().join("model.gguf"), Format::Q4_0);
     for dir in [dir.path(), gguf.path()] {
         let list: Vec<(String, u64)> = std::fs::read_dir(dir)
             .unwrap()
@@ -376,7 +383,8 @@ fn headers_are_enough_for_a_summary() {
         let header = Header::read(&Files { label: "owner/model".into(), list, read_at }).unwrap();
         let whole = Checkpoint::open(dir).unwrap();
         assert_eq!(header.summary().to_string(), whole.summary().to_string());
-        assert!(read.get() < 1_100_000, "{} bytes were read", read.get());
+        // A vocabulary of 100,000 takes a second look, and a file is fetched in pieces of a megabyte and its doubles.
+        assert!(read.get() < 2_100_000, "{} bytes were read", read.get());
         assert!(whole.weight_bytes() > 4_000_000);
     }
 }

@@ -305,6 +305,10 @@ struct Job<'a> {
     to: Mutex<&'a mut [u8]>,
 }
 
+/// Parts fetched ahead of their turn: about two batches of jobs, where a part is an expert's matrix.
+const AHEAD: usize = 32;
+/// Jobs run at a time: enough to keep every thread busy, and a step of progress after each batch.
+const BATCH: usize = 64;
 /// About this many weights make a job: enough to forget the cost of handing it out, few enough to share evenly.
 const JOB_WEIGHTS: usize = 1 << 18;
 
@@ -323,8 +327,8 @@ fn fill(
     let size = |part: &Part| checkpoint.stored(*part).bytes.len() as u64;
     let total: u64 = parts.iter().map(size).sum();
     let (mut done, mut rest, mut at) = (0, arena, 0);
-    // Jobs of some parts at a time: enough to keep every thread busy, and a step of progress after each.
     let mut jobs: Vec<Job<'_>> = vec![];
+    parts.iter().take(AHEAD).for_each(|part| checkpoint.expect(*part));
     for (i, part) in parts.iter().enumerate() {
         let place = &places[index(config, *part)];
         let range = place.arena.clone().expect("filtered above");
@@ -332,8 +336,9 @@ fn fill(
         let (to, after) = from.split_at_mut(range.len());
         (rest, at) = (after, range.end);
         add_jobs(&mut jobs, *part, place, to);
+        parts.get(i + AHEAD).into_iter().for_each(|part| checkpoint.expect(*part));
         done += size(part);
-        if jobs.len() >= 64 || i + 1 == parts.len() {
+        if jobs.len() >= BATCH || i + 1 == parts.len() {
             run(checkpoint, places, &jobs, spread)?;
             jobs.clear();
             progress(done, total);

@@ -26,6 +26,13 @@ impl Map {
         &self.map
     }
 
+    /// Says that `range` will be read soon: the system begins to fetch it.
+    pub fn expect(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        // Failure only means that reading waits.
+        let _ = self.map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+    }
+
     /// Lets go of the pages `range` begins in and covers: they leave this process's memory and come back from the file when
     /// read again. The last page stays unless it is whole, since the next range begins in it.
     pub fn release(&self, range: Range<usize>) {

@@ -229,6 +229,12 @@ impl Checkpoint {
         self.maps[entry.file as usize].release(start + bytes.start..start + bytes.end);
     }
 
+    /// Has the system fetch one part ahead of its reading.
+    fn expect(&self, part: Part) {
+        let entry = self.catalogue.entry(&self.config, part);
+        self.maps[entry.file as usize].expect(entry.offset as usize..(entry.offset + entry.bytes) as usize);
+    }
+
     /// What the file calls the tensor of one part, for sentences.
     pub fn tensor_name(&self, part: Part) -> String {
         if !self.is_gguf() {

@@ -309,3 +309,92 @@ fn width(kind: u32) -> Option<u64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn string(file: &mut Vec<u8>, text: &str) {
+        file.extend((text.len() as u64).to_le_bytes());
+        file.extend(text.bytes());
+    }
+
+    /// Every kind of value once, and one tensor.
+    fn header() -> Vec<u8> {
+        let mut file = b"GGUF\x03\0\0\0".to_vec();
+        let scalars: [(u32, &[u8]); 11] = [
+            (UINT8, &[200]),
+            (INT8, &[0xff]),
+            (UINT16, &[1, 1]),
+            (INT16, &[0xfe, 0xff]),
+            (UINT32, &[7, 0, 0, 0]),
+            (INT32, &[7, 0, 0, 0]),
+            (FLOAT32, &[0, 0, 0x80, 0x3f]),
+            (BOOL, &[1]),
+            (UINT64, &[9, 0, 0, 0, 0, 0, 0, 0]),
+            (INT64, &[0xff; 8]),
+            (FLOAT64, &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f]),
+        ];
+        file.extend(1u64.to_le_bytes());
+        file.extend((scalars.len() as u64 + 3).to_le_bytes());
+        for (kind, bytes) in scalars {
+            string(&mut file, &format!("kind.{kind}"));
+            file.extend(kind.to_le_bytes());
+            file.extend(bytes);
+        }
+        string(&mut file, "text");
+        file.extend(STRING.to_le_bytes());
+        string(&mut file, "thermocline");
+        string(&mut file, "flags");
+        [ARRAY, BOOL, 3, 0].iter().for_each(|n| file.extend(n.to_le_bytes()));
+        file.extend([0, 1, 1]);
+        string(&mut file, "texts");
+        [ARRAY, STRING, 2, 0].iter().for_each(|n| file.extend(n.to_le_bytes()));
+        string(&mut file, "one");
+        string(&mut file, "two");
+        string(&mut file, "a tensor");
+        file.extend(2u32.to_le_bytes());
+        [32u64, 5].iter().for_each(|n| file.extend(n.to_le_bytes()));
+        file.extend(2u32.to_le_bytes());
+        file.extend(64u64.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn every_kind_of_value() {
+        let file = header();
+        let parsed = parse(&file, 10_000).unwrap();
+        let number = |kind: u32| parsed.values[&format!("kind.{kind}")].clone();
+        assert_eq!(number(UINT8), Value::Count(200));
+        assert_eq!(number(INT8), Value::Negative(-1));
+        assert_eq!(number(UINT16), Value::Count(257));
+        assert_eq!(number(INT16), Value::Negative(-2));
+        assert_eq!((number(UINT32), number(INT32)), (Value::Count(7), Value::Count(7)));
+        assert_eq!((number(FLOAT32), number(FLOAT64)), (Value::Real(1.0), Value::Real(1.0)));
+        assert_eq!((number(UINT64), number(INT64)), (Value::Count(9), Value::Negative(-1)));
+        assert_eq!(parsed.values["text"], Value::Text("thermocline".into()));
+        assert_eq!(parsed.values["flags"], Value::List([false, true, true].map(Value::Bool).to_vec()));
+        assert_eq!(parsed.values["texts"], Value::Long(2));
+        assert_eq!(parsed.lists["texts"].strings(&file).unwrap(), ["one", "two"]);
+        assert!(parsed.lists["texts"].counts(&file).is_err() && parsed.lists["flags"].strings(&file).is_err());
+        let tensor = &parsed.tensors[0];
+        assert_eq!((tensor.name.as_str(), tensor.dims, tensor.kind, tensor.offset), ("a tensor", [32, 5, 1, 1], 2, 64));
+        assert_eq!((parsed.version, parsed.alignment, parsed.data), (3, 32, (file.len() as u64).next_multiple_of(32)));
+    }
+
+    #[test]
+    fn a_beginning_asks_for_more_and_a_short_file_is_truncated() {
+        let file = header();
+        let size = file.len() as u64 + 1000;
+        for cut in 0..file.len() {
+            match parse(&file[..cut], size) {
+                Err(Halt::More(n)) => assert!(n > cut as u64 && n <= file.len() as u64, "{n} at {cut}"),
+                other => panic!("{other:?} at {cut}"),
+            }
+            match parse(&file[..cut], cut as u64) {
+                Err(Halt::Bad(sentence)) => assert!(!sentence.is_empty()),
+                other => panic!("{other:?} at {cut}"),
+            }
+        }
+    }
+}
