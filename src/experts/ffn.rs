@@ -57,7 +57,7 @@ fn wave(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activations, out
     let mut y: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * width]).collect();
     // Long runs read best, so an expert is cut only as far as the cores need it.
     let cuts = (2 * host.pool.width()).div_ceil(groups.len());
-    let size = width.div_ceil(cuts).next_multiple_of(32);
+    let size = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
     host.timed(Share::Down, || {
         host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].down, &h[e], range, y));
     });
