@@ -1,7 +1,7 @@
 //! thermocline: sparse mixture-of-experts language models on the machine people already own.
 //!
 //! The floors of the house, from the ground: [`error`] and the `kernels` crate; [`config`] and [`pool`];
-//! [`checkpoint`]; [`experts`]; [`model`]; [`engine`]; [`cli`]. A room imports from lower floors only
+//! [`checkpoint`]; [`experts`]; [`model`] and [`planner`]; [`engine`]; [`cli`]. A room imports from lower floors only
 //! (`tests/floors.rs` keeps it so). See `docs/ARCHITECTURE.md`.
 
 mod bridge;
@@ -13,6 +13,7 @@ pub mod error;
 pub mod experts;
 pub mod host;
 pub mod model;
+pub mod planner;
 pub mod pool;
 
 pub use error::{Error, Result};

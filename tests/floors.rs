@@ -10,7 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["host"],
     &["checkpoint", "bridge"],
     &["experts"],
-    &["model"],
+    &["model", "planner"],
     &["engine"],
     &["cli"],
 ];
@@ -24,7 +24,7 @@ const RESERVED: &[(&[&str], &[&str])] = &[
     (&["candle_transformers"], &["src/engine/sampler"]),
     (&["ureq", "hf_hub"], &["src/checkpoint/hub"]),
     (&["std::arch", "core::arch"], &["kernels/src/arch/", "kernels/src/isa.rs"]),
-    (&["memmap2"], &["src/checkpoint/"]),
+    (&["memmap2"], &["src/checkpoint/", "src/planner/hardware.rs"]),
     (&["tokenizers::"], &["src/engine/text", "tests/", "examples/"]),
     (&["minijinja"], &["src/engine/text"]),
     (&["clap::", "clap_complete", "rustyline", "indicatif"], &["src/cli/", "src/main.rs", "examples/"]),

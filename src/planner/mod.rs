@@ -1,0 +1,3 @@
+//! What this machine can do, and (later) what fits on it.
+
+pub mod hardware;
