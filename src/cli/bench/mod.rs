@@ -1,0 +1,128 @@
+//! `bench`: how fast prompts are read and answers written, beside what this machine's memory could do.
+//!
+//! Rows are named as in llama-bench: `pp512` reads 512 tokens in steps, `tg128` decodes 128 one by one, `@ d1024` means 1,024
+//! tokens were in the context already. Tokens are drawn from the whole vocabulary by a fixed seed, so experts are chosen
+//! about as widely as they can be.
+
+mod report;
+mod row;
+
+use super::args::BenchArgs;
+use super::interrupt::Interrupts;
+use super::open::{self, Opened};
+use super::terminal::Passing;
+use super::values::Counts;
+use super::{Done, terminal};
+use crate::engine::{Engine, Session};
+use crate::error::{Error, Result};
+use crate::planner::hardware;
+use row::{Kind, Row, Test};
+use std::time::Instant;
+
+pub fn run(args: &BenchArgs) -> Done {
+    let tests = tests(args)?;
+    Interrupts::watch()?;
+    let mut options = open::options(&args.load, &args.cores);
+    options.context = tests.iter().map(|t| t.depth + t.tokens).max();
+    let Opened { engine, name } = open::open(&args.model, &args.load, &options)?;
+    let (decode_threads, prompt_threads) = engine.threads();
+    let isa = engine.isa();
+    let mut ids = Ids::new(engine.config().vocab);
+    let mut session = engine.session();
+    let mut rows = Vec::new();
+    for test in tests {
+        let threads = match test.kind {
+            Kind::Prompt => prompt_threads,
+            Kind::Generate => decode_threads,
+        };
+        let samples = measure(&engine, &mut session, &test, args.repetitions, &mut ids)?;
+        rows.push(Row { test, samples, threads, peak_rss_bytes: hardware::peak_rss_bytes() });
+    }
+    // The probe needs memory of its own: after the rows, so that it is no part of their peak.
+    drop((session, engine));
+    let mut passing = Passing::show("measuring memory");
+    let ceiling = hardware::read_bandwidth(open::cores())?;
+    passing.clear();
+    terminal::answer(&report::render(args.output, &rows, &report::Machine { model: &name, isa, ceiling: &ceiling }))
+}
+
+fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
+    let mut tests = Vec::new();
+    for &depth in &args.n_depth.0 {
+        for (kind, Counts(lengths)) in [(Kind::Prompt, &args.n_prompt), (Kind::Generate, &args.n_gen)] {
+            tests.extend(lengths.iter().filter(|n| **n > 0).map(|&tokens| Test { kind, tokens, depth }));
+        }
+    }
+    match tests.is_empty() {
+        true => Err(Error::Usage("nothing to measure: give -p or -n a length above 0".into())),
+        false => Ok(tests),
+    }
+}
+
+/// (tokens per second, bytes per second) of each repetition. One more is done first and not counted: it brings mapped
+/// weights into memory.
+fn measure(
+    engine: &Engine,
+    session: &mut Session,
+    test: &Test,
+    repetitions: usize,
+    ids: &mut Ids,
+) -> Result<Vec<(f64, f64)>> {
+    let mut samples = Vec::with_capacity(repetitions);
+    for repetition in 0..=repetitions {
+        let mut passing = Passing::show(&format!("{}: {repetition} of {repetitions}", test.name()));
+        fill(session, test.depth, ids)?;
+        let tokens = ids.take(test.tokens);
+        let (bytes, start) = (engine.bytes_touched(), Instant::now());
+        match test.kind {
+            Kind::Prompt => session.feed(&tokens, tokens.len() - 1..tokens.len(), &mut |_, _| ())?,
+            Kind::Generate => {
+                for token in &tokens {
+                    session.feed(std::slice::from_ref(token), 0..1, &mut |_, _| ())?;
+                }
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        passing.clear();
+        if repetition > 0 {
+            samples.push((tokens.len() as f64 / seconds, (engine.bytes_touched() - bytes) as f64 / seconds));
+        }
+    }
+    Ok(samples)
+}
+
+/// Leaves exactly `depth` tokens in the context; what is there already is not computed again if it can be kept.
+fn fill(session: &mut Session, depth: usize, ids: &mut Ids) -> Result<()> {
+    if session.tokens().len() > depth && !session.truncate(depth) {
+        session.truncate(0);
+    }
+    let missing = depth - session.tokens().len();
+    if missing > 0 {
+        session.feed(&ids.take(missing), 0..0, &mut |_, _| ())?;
+    }
+    Ok(())
+}
+
+/// Token ids that look random and are the same on every machine (SplitMix64).
+struct Ids {
+    state: u64,
+    vocab: u64,
+}
+
+impl Ids {
+    fn new(vocab: usize) -> Ids {
+        Ids { state: 0, vocab: vocab as u64 }
+    }
+
+    fn take(&mut self, count: usize) -> Vec<u32> {
+        (0..count).map(|_| self.next()).collect()
+    }
+
+    fn next(&mut self) -> u32 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % self.vocab) as u32
+    }
+}

@@ -1,0 +1,174 @@
+//! The rows of `bench` as Markdown, JSON or CSV. The keys are an interface: programs read them.
+
+use super::super::terminal::bytes;
+use super::super::values::Output;
+use super::row::Row;
+use crate::planner::hardware::ReadBandwidth;
+use serde_json::{Map, Value, json};
+
+/// What all rows share.
+pub struct Machine<'a> {
+    pub model: &'a str,
+    /// Name of the instruction set the kernels ran on.
+    pub isa: &'a str,
+    pub ceiling: &'a ReadBandwidth,
+}
+
+pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
+    match output {
+        Output::Md => markdown(rows, machine),
+        Output::Json => {
+            let list: Vec<Value> = rows.iter().map(|row| Value::Object(object(row, machine))).collect();
+            format!("{:#}\n", Value::Array(list))
+        }
+        Output::Csv => csv(rows, machine),
+    }
+}
+
+/// Keys of one row, in the order of the CSV's columns.
+fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
+    let (_, ceiling) = machine.ceiling.best();
+    let pairs = [
+        ("test", json!(row.test.name())),
+        ("tokens_per_second", json!(rounded(row.tokens_per_second()))),
+        ("min", json!(rounded(row.slowest()))),
+        ("max", json!(rounded(row.fastest()))),
+        ("gigabytes_per_second", json!(rounded(row.bytes_per_second() / 1e9))),
+        ("share_of_ceiling", json!(rounded(row.bytes_per_second() / ceiling))),
+        ("peak_rss_bytes", json!(row.peak_rss_bytes)),
+        ("threads", json!(row.threads)),
+        ("model", json!(machine.model)),
+        ("repetitions", json!(row.samples.len())),
+        ("instructions", json!(machine.isa)),
+        ("ceiling_gigabytes_per_second", json!(rounded(ceiling / 1e9))),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
+}
+
+/// Four decimals: more than the clock knows, short enough to read.
+fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+fn markdown(rows: &[Row], machine: &Machine<'_>) -> String {
+    let header = ["test", "tokens/s", "slowest to fastest", "GB/s", "of ceiling", "threads", "peak memory"];
+    let mut table = vec![header.map(str::to_string)];
+    let (threads, ceiling) = machine.ceiling.best();
+    for row in rows {
+        table.push([
+            row.test.name(),
+            figure(row.tokens_per_second()),
+            format!("{} to {}", figure(row.slowest()), figure(row.fastest())),
+            format!("{:.2}", row.bytes_per_second() / 1e9),
+            format!("{:.0} %", row.bytes_per_second() / ceiling * 100.0),
+            row.threads.to_string(),
+            row.peak_rss_bytes.map_or("unknown".to_string(), bytes),
+        ]);
+    }
+    let width = |column: usize| table.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let mut out = format!("{}, {} kernels\n\n", machine.model, machine.isa);
+    for (number, line) in table.iter().enumerate() {
+        let cells = line.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
+            0 => format!(" {cell:<width$} "),
+            _ => format!(" {cell:>width$} "),
+        });
+        out.push_str(&format!("|{}|\n", cells.collect::<Vec<_>>().join("|")));
+        if number == 0 {
+            let rule = widths.iter().enumerate().map(|(column, width)| match column {
+                0 => "-".repeat(width + 2),
+                _ => format!("{}:", "-".repeat(width + 1)),
+            });
+            out.push_str(&format!("|{}|\n", rule.collect::<Vec<_>>().join("|")));
+        }
+    }
+    let buffer = bytes(machine.ceiling.buffer_bytes as u64);
+    let plural = if threads == 1 { "" } else { "s" };
+    out.push_str(&format!(
+        "\nceiling: {:.1} GB/s, this machine's memory read by {threads} thread{plural} ({buffer}, {})\n",
+        ceiling / 1e9,
+        machine.ceiling.pages
+    ));
+    out
+}
+
+/// Four figures or so: 3.142, 31.42, 314.2, 3142.
+fn figure(value: f64) -> String {
+    match value {
+        v if v >= 1000.0 => format!("{v:.0}"),
+        v if v >= 100.0 => format!("{v:.1}"),
+        v if v >= 10.0 => format!("{v:.2}"),
+        v => format!("{v:.3}"),
+    }
+}
+
+fn csv(rows: &[Row], machine: &Machine<'_>) -> String {
+    let mut out = String::new();
+    for row in rows {
+        let object = object(row, machine);
+        if out.is_empty() {
+            out.push_str(&object.keys().cloned().collect::<Vec<_>>().join(","));
+            out.push('\n');
+        }
+        let cells = object.values().map(|value| match value {
+            Value::String(text) => quoted(text),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        });
+        out.push_str(&cells.collect::<Vec<_>>().join(","));
+        out.push('\n');
+    }
+    out
+}
+
+/// As RFC 4180 wants it: quotes only around what needs them.
+fn quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::row::{Kind, Test};
+    use super::*;
+    use crate::planner::hardware::Pages;
+
+    fn rendered(output: Output) -> String {
+        let test = Test { kind: Kind::Generate, tokens: 128, depth: 64 };
+        let samples = vec![(30.0, 15e9), (31.0, 15.5e9), (29.0, 14.5e9)];
+        let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123) }];
+        let ceiling =
+            ReadBandwidth { by_threads: vec![(1, 20e9), (2, 30e9)], buffer_bytes: 1 << 30, pages: Pages::Huge };
+        render(output, &rows, &Machine { model: "a,\"b\"", isa: "avx2", ceiling: &ceiling })
+    }
+
+    #[test]
+    fn json_has_the_promised_keys() {
+        let list: Value = serde_json::from_str(&rendered(Output::Json)).expect("valid JSON");
+        let row = &list[0];
+        let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key} is no number"));
+        assert_eq!(row["test"], "tg128 @ d64");
+        assert_eq!((number("tokens_per_second"), number("min"), number("max")), (30.0, 29.0, 31.0));
+        assert_eq!((number("gigabytes_per_second"), number("share_of_ceiling")), (15.0, 0.5));
+        assert_eq!((number("peak_rss_bytes"), number("threads")), (123.0, 2.0));
+        assert_eq!(row["model"], "a,\"b\"");
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_it() {
+        let text = rendered(Output::Csv);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("test,tokens_per_second,min,max,gigabytes_per_second,share_of_ceiling,"));
+        assert!(lines[1].starts_with("tg128 @ d64,30.0,29.0,31.0,15.0,0.5,123,2,\"a,\"\"b\"\"\","), "{}", lines[1]);
+    }
+
+    #[test]
+    fn markdown_lines_up() {
+        let text = rendered(Output::Md);
+        let widths: Vec<usize> = text.lines().filter(|l| l.starts_with('|')).map(str::len).collect();
+        assert!(widths.len() == 3 && widths.iter().all(|w| *w == widths[0]), "{text}");
+        assert!(text.contains("50 %") && text.contains("ceiling: 30.0 GB/s") && text.contains("2 threads"), "{text}");
+    }
+}

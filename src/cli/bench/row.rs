@@ -1,0 +1,83 @@
+//! One row of `bench`: what was asked, and what came out.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Tokens read in steps, as a prompt is.
+    Prompt,
+    /// Tokens decoded one by one, as an answer is.
+    Generate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Test {
+    pub kind: Kind,
+    pub tokens: usize,
+    /// Tokens in the context before the clock starts.
+    pub depth: usize,
+}
+
+impl Test {
+    /// `pp512`, `tg128`, `tg128 @ d1024`.
+    pub fn name(&self) -> String {
+        let kind = match self.kind {
+            Kind::Prompt => "pp",
+            Kind::Generate => "tg",
+        };
+        match self.depth {
+            0 => format!("{kind}{}", self.tokens),
+            depth => format!("{kind}{} @ d{depth}", self.tokens),
+        }
+    }
+}
+
+pub struct Row {
+    pub test: Test,
+    /// (tokens per second, bytes per second), one for each repetition.
+    pub samples: Vec<(f64, f64)>,
+    pub threads: usize,
+    /// The peak of the whole process when the row was done; `None` where the system does not say.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+impl Row {
+    pub fn tokens_per_second(&self) -> f64 {
+        median(self.samples.iter().map(|s| s.0))
+    }
+
+    pub fn slowest(&self) -> f64 {
+        self.samples.iter().map(|s| s.0).fold(f64::INFINITY, f64::min)
+    }
+
+    pub fn fastest(&self) -> f64 {
+        self.samples.iter().map(|s| s.0).fold(0.0, f64::max)
+    }
+
+    pub fn bytes_per_second(&self) -> f64 {
+        median(self.samples.iter().map(|s| s.1))
+    }
+}
+
+/// The middle one, or the mean of the middle two; 0 of nothing.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_names() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
+        assert_eq!(median([].into_iter()), 0.0);
+        assert_eq!(Test { kind: Kind::Prompt, tokens: 512, depth: 0 }.name(), "pp512");
+        assert_eq!(Test { kind: Kind::Generate, tokens: 32, depth: 64 }.name(), "tg32 @ d64");
+    }
+}

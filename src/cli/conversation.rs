@@ -1,0 +1,164 @@
+//! A conversation with a model, as one-shot answers and chats both have it: messages in, streamed text out, and what it cost.
+
+use super::Done;
+use super::interrupt::Interrupts;
+use super::terminal::{Passing, dim, grouped, say, say_note};
+use crate::engine::sampler::Sampling;
+use crate::engine::text::Message;
+use crate::engine::{Engine, Finish, Limits, Session, Stats};
+use crate::error::Result;
+
+/// What stays the same from answer to answer.
+pub struct Settings {
+    /// No template: the messages' texts follow each other as they are.
+    pub raw: bool,
+    pub system: Option<String>,
+    pub sampling: Sampling,
+    pub max_tokens: Option<usize>,
+    pub stop: Vec<String>,
+    /// Print speeds after an answer.
+    pub perf: bool,
+    pub rewind: usize,
+}
+
+pub struct Conversation {
+    pub engine: Engine,
+    session: Session,
+    pub settings: Settings,
+    /// Without the system prompt, which stands in the settings.
+    pub messages: Vec<Message>,
+    /// Answers begun: moves the seed, so that an answer made again is another one.
+    answers: u64,
+    last: Option<Ended>,
+}
+
+/// How the last answer came out.
+struct Ended {
+    stats: Stats,
+    finish: Finish,
+}
+
+impl Conversation {
+    pub fn new(engine: Engine, settings: Settings) -> Conversation {
+        let session = engine.session();
+        Conversation { engine, session, settings, messages: Vec::new(), answers: 0, last: None }
+    }
+
+    /// Answers the messages so far, piece by piece, and adds the answer to them, also one that was cut short. With an error
+    /// of the engine the messages are as before.
+    pub fn answer(&mut self, interrupts: &Interrupts, show: &mut dyn FnMut(&str) -> Done) -> Done<Finish> {
+        let prompt = self.prompt()?;
+        let mut passing = Passing::show(&format!("reading {} tokens", grouped(prompt.len() as u64)));
+        let seed = self.settings.sampling.seed.wrapping_add(self.answers);
+        let sampling = Sampling { seed, ..self.settings.sampling.clone() };
+        let answering = interrupts.answer();
+        let limits = Limits {
+            max_tokens: self.settings.max_tokens,
+            stop: self.settings.stop.clone(),
+            interrupt: Some(answering.flag()),
+        };
+        self.answers += 1;
+        let mut text = String::new();
+        let mut shown = Ok(());
+        let mut generation = self.session.generate(&prompt, &sampling, &limits)?;
+        for piece in generation.by_ref() {
+            passing.clear();
+            let piece = piece?;
+            text.push_str(&piece);
+            shown = show(&piece);
+            if shown.is_err() {
+                break;
+            }
+        }
+        passing.clear();
+        drop(answering);
+        // An answer nobody could see is not over by itself.
+        let finish = generation.finish().unwrap_or(Finish::Interrupted);
+        let stats = generation.stats();
+        self.last = Some(Ended { stats, finish });
+        self.messages.push(Message::assistant(text));
+        shown.map(|()| finish)
+    }
+
+    /// The whole conversation as tokens.
+    fn prompt(&self) -> Result<Vec<u32>> {
+        let text = self.engine.text();
+        if self.settings.raw {
+            let system = self.settings.system.as_deref().unwrap_or_default();
+            let whole: String =
+                std::iter::once(system).chain(self.messages.iter().map(|m| m.content.as_str())).collect();
+            let mut tokens: Vec<u32> = text.leading().into_iter().collect();
+            tokens.extend(text.encode(&whole, true)?);
+            return Ok(tokens);
+        }
+        let system = self.settings.system.iter().map(Message::system);
+        let messages: Vec<Message> = system.chain(self.messages.iter().cloned()).collect();
+        text.encode(&text.render(&messages, true)?, true)
+    }
+
+    /// Forgets the conversation; the system prompt stays.
+    pub fn reset(&mut self) {
+        self.messages.clear();
+        self.last = None;
+    }
+
+    /// Takes the last answer back, so that the question before it can be answered again. False if there is none.
+    pub fn take_back_answer(&mut self) -> bool {
+        let answered = self.messages.last().is_some_and(|m| m.role == "assistant");
+        if answered {
+            self.messages.pop();
+        }
+        answered
+    }
+
+    /// Positions used and positions there are.
+    pub fn room(&self) -> (usize, usize) {
+        (self.session.tokens().len(), self.session.capacity())
+    }
+
+    /// Why the last answer ended where it did, if that needs saying, and how fast it was.
+    pub fn say_how_it_ended(&self) {
+        let Some(ended) = &self.last else { return };
+        let capacity = self.session.capacity();
+        match ended.finish {
+            Finish::ContextFull => say_note(&format!(
+                "the context of {} positions is full, so the answer ends here; --ctx-size makes room",
+                grouped(capacity as u64)
+            )),
+            Finish::Eos | Finish::Stop | Finish::Length | Finish::Interrupted => {}
+        }
+        if ended.stats.lost_tokens > 0 {
+            say_note(&format!(
+                "{} tokens of the conversation were read again, because a window had moved on further than --rewind {} keeps",
+                grouped(ended.stats.lost_tokens as u64),
+                self.settings.rewind
+            ));
+        }
+        if self.settings.perf {
+            say(&dim(&speeds(ended)));
+        }
+    }
+
+    /// The speeds of the last answer, for `/stats`.
+    pub fn last_speeds(&self) -> Option<String> {
+        self.last.as_ref().map(speeds)
+    }
+}
+
+fn speeds(Ended { stats, finish }: &Ended) -> String {
+    let part = |name: &str, tokens: usize, seconds: f64, bytes: u64| {
+        let tokens_per_second = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        let rate = if seconds > 0.0 { bytes as f64 / seconds / 1e9 } else { 0.0 };
+        format!("{name} {} tokens, {tokens_per_second:.1} tok/s, {rate:.1} GB/s", grouped(tokens as u64))
+    };
+    let reused = match stats.reused_tokens {
+        0 => String::new(),
+        n => format!(" (and {} from before)", grouped(n as u64)),
+    };
+    let cut = if *finish == Finish::Length { " (all that --predict allows)" } else { "" };
+    format!(
+        "{}{reused} | {}{cut}",
+        part("prompt", stats.prompt_tokens, stats.prompt_seconds, stats.prompt_bytes),
+        part("answer", stats.decode_tokens, stats.decode_seconds, stats.decode_bytes)
+    )
+}

@@ -1,0 +1,115 @@
+//! From what the command line calls a model to an engine that is ready, with everything said on the way.
+
+use super::args::{CoreArgs, LoadArgs, ModelArgs};
+use super::bundled;
+use super::progress::{Downloading, Loading};
+use super::terminal::{say, say_note};
+use crate::checkpoint::hub::{self, HubOptions, ModelName};
+use crate::engine::{Engine, Options};
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+pub struct Opened {
+    pub engine: Engine,
+    /// What reports call the model.
+    pub name: String,
+}
+
+/// Where a model lies on this machine, and what to call it.
+struct Found {
+    path: PathBuf,
+    name: String,
+}
+
+/// Options as the flags that all commands share ask for; context and rewind are the command's.
+pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
+    let base = Options::default();
+    let chunk = [cores.ubatch_size, cores.batch_size].into_iter().flatten().min();
+    Options {
+        threads: cores.threads,
+        threads_batch: cores.threads_batch.or(cores.threads),
+        chunk: chunk.unwrap_or(base.chunk),
+        quant: load.quant.map(Into::into),
+        keys: cores.cache_type_k.into(),
+        values: cores.cache_type_v.into(),
+        check: load.check,
+        ..base
+    }
+}
+
+/// Cores this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Finds, downloads if need be, and opens. Notes go to standard error.
+///
+/// Errors: with `--strict` also the first downgrade (usage).
+pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options) -> Result<Opened> {
+    let found = find(model)?;
+    let mut loading = Loading::new();
+    let engine = Engine::open(&found.path, options, &mut |done, total| loading.show(done, total))?;
+    loading.finish();
+    // What the config assumes is how such a file is meant; all else was asked for in vain.
+    let assumed = &engine.config().notes;
+    if load.strict
+        && let Some(downgrade) = engine.notes().iter().find(|note| !assumed.contains(note))
+    {
+        return Err(Error::Usage(format!("--strict: {downgrade}")));
+    }
+    for note in engine.notes() {
+        say_note(note);
+    }
+    if load.verbose {
+        let (decode, prompt) = engine.threads();
+        say(&format!("{} kernels, {decode} threads for answers, {prompt} for prompts", engine.isa()));
+        say(&engine.ledger().to_string());
+    }
+    Ok(Opened { engine, name: found.name })
+}
+
+/// What the command line calls the model; `None` for the one inside this program.
+pub fn name(model: &ModelArgs) -> Result<Option<ModelName>> {
+    match (&model.model, &model.hf_repo) {
+        (_, Some(name)) => ModelName::hub(name).map(Some),
+        (Some(name), None) => ModelName::parse(name).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Finds the model, downloading it if need be.
+fn find(model: &ModelArgs) -> Result<Found> {
+    let Some(name) = name(model)? else {
+        return Ok(Found { path: bundled::folder()?, name: bundled::NAME.to_string() });
+    };
+    let shown = shown(&name);
+    let mut downloading = Downloading::new();
+    let resolved = hub::resolve(&name, &hub_options(model), &mut downloading)?;
+    drop(downloading);
+    for note in &resolved.notes {
+        say_note(note);
+    }
+    Ok(Found { path: resolved.path, name: shown })
+}
+
+pub fn hub_options(model: &ModelArgs) -> HubOptions {
+    let base = HubOptions::from_env();
+    HubOptions {
+        revision: model.revision.clone().unwrap_or(base.revision),
+        offline: model.offline || base.offline,
+        ..base
+    }
+}
+
+/// `owner/repo:Q4_0` as it was asked for; of a path its last part, which says most.
+pub fn shown(name: &ModelName) -> String {
+    match name {
+        ModelName::Local(path) => last_part(path),
+        hub @ ModelName::Hub { .. } => hub.to_string(),
+    }
+}
+
+fn last_part(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    absolute.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
