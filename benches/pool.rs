@@ -33,7 +33,9 @@ fn report(pool: &Pool, label: &str) {
     let (median, p90, worst) = measure(200, 100, || pool.run(16, |_| {}));
     println!("{label:<28} empty region      {median:>9.0} ns  90 % {p90:>9.0}  worst {worst:>10.0}");
     let (median, p90, worst) = measure(200, 10, || pool.run(16, |_| busy(600)));
-    println!("{label:<28} 16 pieces of work {median:>9.0} ns  90 % {p90:>9.0}  worst {worst:>10.0}  (serial {alone:.0})");
+    println!(
+        "{label:<28} 16 pieces of work {median:>9.0} ns  90 % {p90:>9.0}  worst {worst:>10.0}  (serial {alone:.0})"
+    );
 }
 
 fn main() {

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{JoinHandle, Thread};
+use std::time::Instant;
 
 /// Looks at the region word before a helper parks: about half a millisecond, longer than the serial gaps of a decode
 /// step and far shorter than a user's pause.
@@ -55,6 +56,8 @@ pub struct Pool {
     /// Held by the one region in flight. Who finds it taken runs alone.
     turn: Mutex<()>,
     width: AtomicUsize,
+    /// Nanoseconds callers have waited for helpers.
+    waited: AtomicU64,
 }
 
 impl Pool {
@@ -85,7 +88,14 @@ impl Pool {
             })
             .collect();
         let helpers = joins.iter().map(|j| j.thread().clone()).collect();
-        Pool { shared, helpers, joins, turn: Mutex::new(()), width: AtomicUsize::new(threads) }
+        Pool {
+            shared,
+            helpers,
+            joins,
+            turn: Mutex::new(()),
+            width: AtomicUsize::new(threads),
+            waited: AtomicU64::new(0),
+        }
     }
 
     /// Threads that take part in a region now.
@@ -117,15 +127,30 @@ impl Pool {
         let mine = catch_unwind(AssertUnwindSafe(|| s.claim(&job, chunks)));
         // Nobody may enter from here on; wait for those inside.
         let entered = s.word.fetch_or(CLOSED, Ordering::AcqRel) & ENTERED;
-        let mut spins = 0u32;
-        while (s.left.load(Ordering::Acquire) as u64) < entered {
-            spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
+        self.wait(entered);
         if let Err(panic) = mine {
             resume_unwind(panic);
         }
         assert!(!s.panicked.swap(false, Ordering::Relaxed), "a chunk of parallel work panicked");
+    }
+
+    /// Until all helpers that entered have left.
+    fn wait(&self, entered: u64) {
+        let done = || self.shared.left.load(Ordering::Acquire) as u64 >= entered;
+        if done() {
+            return;
+        }
+        let (started, mut spins) = (Instant::now(), 0u32);
+        while !done() {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        self.waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Seconds callers have waited for helpers to finish their last chunk.
+    pub fn waited(&self) -> f64 {
+        self.waited.load(Ordering::Relaxed) as f64 * 1e-9
     }
 
     #[allow(unsafe_code)]

@@ -223,6 +223,9 @@ pub struct BenchArgs {
     /// How often each row is measured; the median is printed with the slowest and the fastest
     #[arg(short = 'r', long, value_name = "N", env = "THERMOCLINE_REPETITIONS", value_parser = positive, default_value = "5")]
     pub repetitions: usize,
+    /// Say where the time of a decoded token goes, part by part (on standard error)
+    #[arg(long, env = "THERMOCLINE_PARTS", value_parser = FalseyValueParser::new())]
+    pub parts: bool,
     /// How the rows are printed
     #[arg(short = 'o', long, value_name = "FORM", env = "THERMOCLINE_BENCH_OUTPUT", default_value = "md")]
     pub output: Output,

@@ -151,6 +151,11 @@ impl Engine {
         self.shared.host.spent()
     }
 
+    /// Seconds spent waiting for other threads at the ends of regions.
+    pub fn waited(&self) -> f64 {
+        self.shared.host.pool.waited()
+    }
+
     pub fn set_fine(&self, fine: bool) {
         self.shared.host.set_fine(fine);
     }

@@ -4,6 +4,7 @@
 //! tokens were in the context already. Tokens are drawn from the whole vocabulary by a fixed seed, so experts are chosen
 //! about as widely as they can be.
 
+mod parts;
 mod report;
 mod row;
 
@@ -36,6 +37,13 @@ pub fn run(args: &BenchArgs) -> Done {
             Kind::Generate => decode_threads,
         };
         let samples = measure(&engine, &mut session, &test, args.repetitions, &mut ids)?;
+        if args.parts && test.kind == Kind::Generate {
+            fill(&mut session, test.depth, &mut ids)?;
+            let tokens = ids.take(test.tokens);
+            let watch = parts::Watch::start(&engine);
+            decode(&mut session, &tokens)?;
+            terminal::say(&format!("{}\n{}", test.name(), watch.finish(&engine, test.tokens)));
+        }
         rows.push(Row { test, samples, threads, peak_rss_bytes: hardware::peak_rss_bytes() });
     }
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
@@ -76,11 +84,7 @@ fn measure(
         let (bytes, start) = (engine.bytes_touched(), Instant::now());
         match test.kind {
             Kind::Prompt => session.feed(&tokens, tokens.len() - 1..tokens.len(), &mut |_, _| ())?,
-            Kind::Generate => {
-                for token in &tokens {
-                    session.feed(std::slice::from_ref(token), 0..1, &mut |_, _| ())?;
-                }
-            }
+            Kind::Generate => decode(session, &tokens)?,
         }
         let seconds = start.elapsed().as_secs_f64();
         passing.clear();
@@ -89,6 +93,10 @@ fn measure(
         }
     }
     Ok(samples)
+}
+
+fn decode(session: &mut Session, tokens: &[u32]) -> Result<()> {
+    tokens.iter().try_for_each(|token| session.feed(std::slice::from_ref(token), 0..1, &mut |_, _| ()))
 }
 
 /// Leaves exactly `depth` tokens in the context; what is there already is not computed again if it can be kept.
