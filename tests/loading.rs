@@ -39,6 +39,10 @@ fn decoded(rows: Rows<'_>) -> Vec<f32> {
 
 /// The numbers of a matrix as a file would have it.
 fn numbers(matrix: &Matrix) -> Vec<f32> {
+    if let Some(rows) = matrix.neurons() {
+        let (neurons, turned) = (rows.len(), decoded(rows));
+        return (0..turned.len()).map(|i| turned[i % neurons * matrix.len() + i / neurons]).collect();
+    }
     let Some(tiles) = matrix.tiles() else { return decoded(matrix.rows()) };
     let (format, mut file) = (matrix.format(), vec![0u8; matrix.bytes().len()]);
     kernels::file_from_tiles(format, tiles.neurons(), tiles.width(), matrix.bytes(), &mut file).unwrap();
@@ -90,10 +94,10 @@ fn safetensors_rounded_while_loading() {
                         assert_eq!(matrix.bytes().as_ptr() as usize % 64, 0, "{part:?} is aligned");
                     }
                 }
-                if quant == Quant::None {
+                if quant == Quant::None && relay != Relay::All {
                     let vectors = |p: &Part| p.stays_f32() && stored != Format::F32;
                     assert_eq!(loaded.owned_bytes() == 0, !model.parts().any(|p| vectors(&p)));
-                } else if quant != Quant::F16 || stored != Format::F16 {
+                } else if quant != Quant::None && (quant != Quant::F16 || stored != Format::F16) {
                     assert_eq!(loaded.mapped_bytes() == 0, stored != Format::F32, "{stored} {quant}");
                 }
             }

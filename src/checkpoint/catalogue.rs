@@ -1,6 +1,6 @@
 //! Which bytes of which file each part of a model is: built once from headers, complete and checked.
 
-use super::{DownOrder, Part};
+use super::{DownOrder, Form, Part};
 use crate::config::Config;
 use kernels::Format;
 
@@ -11,6 +11,7 @@ pub(super) struct Entry {
     pub offset: u64,
     pub bytes: u64,
     pub format: Format,
+    pub form: Form,
 }
 
 /// An entry for every part of a config.

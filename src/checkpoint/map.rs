@@ -13,12 +13,19 @@ pub(super) struct Map {
 }
 
 impl Map {
-    pub fn open(path: &Path) -> Result<Map> {
+    /// `huge`: asks for large pages, which a file made for mapping can have.
+    pub fn open(path: &Path, huge: bool) -> Result<Map> {
         let sad = |e: std::io::Error| Error::Model(format!("{}: cannot be mapped: {e}", path.display()));
         let file = File::open(path).map_err(sad)?;
         // SAFETY: the map is private to this process and only read. If another process shortens the file meanwhile, the
         // system stops us with a signal: the price of not copying weights, paid by every engine that maps files.
         let map = unsafe { Mmap::map(&file) }.map_err(sad)?;
+        #[cfg(target_os = "linux")]
+        if huge {
+            // Advice only: where it is refused, reading is a little slower.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        let _ = huge;
         Ok(Map { map })
     }
 

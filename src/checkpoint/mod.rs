@@ -4,33 +4,27 @@
 mod catalogue;
 mod convert;
 mod files;
+mod form;
 mod gguf;
 pub mod hub;
 mod map;
+pub mod pack;
 mod safetensors;
 mod summary;
 
 pub use crate::config::{DownOrder, Part};
 pub use convert::{Matrix, Quant, Relay, Spread, Weights};
 pub use files::{Files, ReadAt};
+pub use form::{Form, Stored};
 pub use summary::{Group, Summary};
 
 use crate::config::Config;
 use crate::config::family::Family;
 use crate::error::{Error, Result};
 use catalogue::Catalogue;
-use kernels::Format;
 use map::Map;
+use pack::Packed;
 use std::path::{Path, PathBuf};
-
-/// One matrix (or vector: `rows == 1`) as its file stores it, checked: `bytes` is whole and in bounds.
-#[derive(Clone, Copy, Debug)]
-pub struct Stored<'a> {
-    pub format: Format,
-    pub rows: usize,
-    pub width: usize,
-    pub bytes: &'a [u8],
-}
 
 /// Where text comes from: files beside the weights, or keys inside a GGUF.
 #[derive(Clone, Debug)]
@@ -39,10 +33,26 @@ pub enum TextSource {
     Folder(PathBuf),
     /// Vocabulary out of GGUF metadata.
     Gguf(GgufText),
+    /// Those files, kept inside a packed one.
+    Kept(TextFiles),
+}
+
+/// Files of text by their names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextFiles {
+    /// What they are kept in, for sentences.
+    pub place: PathBuf,
+    pub files: Vec<(String, String)>,
+}
+
+impl TextFiles {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.files.iter().find(|(n, _)| n == name).map(|(_, text)| text.as_str())
+    }
 }
 
 /// The `tokenizer.*` keys of a GGUF.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GgufText {
     pub model: String,
     pub pre: String,
@@ -68,6 +78,7 @@ pub struct Checkpoint {
     catalogue: Catalogue,
     files: Vec<(PathBuf, u64)>,
     maps: Vec<Map>,
+    packed: Option<Packed>,
 }
 
 /// What the headers of a model say: enough to print what it is, wherever its files are.
@@ -75,13 +86,14 @@ pub struct Header {
     pub config: Config,
     pub down: DownOrder,
     /// The vocabulary, where the container carries it.
-    pub text: Option<GgufText>,
-    /// `"safetensors"` or `"GGUF version 3"`.
+    pub text: Option<TextSource>,
+    /// `"safetensors"`, `"GGUF version 3"` or `"packed file"`.
     pub container: String,
     /// Files that hold weights, with their sizes.
     pub files: Vec<(String, u64)>,
     family: &'static Family,
     catalogue: Catalogue,
+    packed: Option<Packed>,
 }
 
 impl Header {
@@ -172,16 +184,16 @@ impl Checkpoint {
         let mut found = vec![];
         for (name, size) in &header.files {
             let path = folder.join(name);
-            let map = Map::open(&path)?;
+            let map = Map::open(&path, header.packed.is_some())?;
             if map.bytes().len() as u64 != *size {
                 return Err(Error::Model(format!("{}: changed its size while it was opened", path.display())));
             }
             maps.push(map);
             found.push((path, *size));
         }
-        let Header { config, down, text, container, family, catalogue, .. } = header;
-        let text = text.map_or_else(|| TextSource::Folder(folder), TextSource::Gguf);
-        let mut opened = Checkpoint { config, text, down, family, container, catalogue, files: found, maps };
+        let Header { config, down, text, container, family, catalogue, packed, .. } = header;
+        let text = text.unwrap_or(TextSource::Folder(folder));
+        let mut opened = Checkpoint { config, text, down, family, container, catalogue, files: found, maps, packed };
         opened.settle_tie();
         Ok(opened)
     }
@@ -218,7 +230,7 @@ impl Checkpoint {
     pub fn stored(&self, part: Part) -> Stored<'_> {
         let entry = self.catalogue.entry(&self.config, part);
         let (rows, width) = self.config.shape(part, self.down);
-        Stored { format: entry.format, rows, width, bytes: self.slice(entry) }
+        Stored { format: entry.format, form: entry.form, rows, width, bytes: self.slice(entry) }
     }
 
     /// Lets pages of one part go from this process's memory, `bytes` counted from its start. The next look reads them from
@@ -229,10 +241,21 @@ impl Checkpoint {
         self.maps[entry.file as usize].release(start + bytes.start..start + bytes.end);
     }
 
-    /// Has the system fetch one part ahead of its reading.
-    fn expect(&self, part: Part) {
+    /// Has the system fetch one part ahead of its reading, `bytes` counted from its start.
+    fn expect(&self, part: Part, bytes: std::ops::Range<usize>) {
         let entry = self.catalogue.entry(&self.config, part);
-        self.maps[entry.file as usize].expect(entry.offset as usize..(entry.offset + entry.bytes) as usize);
+        let start = entry.offset as usize;
+        self.maps[entry.file as usize].expect(start + bytes.start..start + bytes.end);
+    }
+
+    /// Some bytes of a file that holds weights (an index into `files`).
+    fn file_bytes(&self, file: usize, range: std::ops::Range<u64>) -> &[u8] {
+        &self.maps[file].bytes()[range.start as usize..range.end as usize]
+    }
+
+    /// Lets pages of a file go from this process's memory.
+    fn release_file(&self, file: usize, range: std::ops::Range<u64>) {
+        self.maps[file].release(range.start as usize..range.end as usize);
     }
 
     /// What the file calls the tensor of one part, for sentences.
@@ -242,6 +265,7 @@ impl Checkpoint {
         }
         let name = (self.family.gguf_tensor)(part);
         match part {
+            _ if self.packed.is_some() => pack::part_name(self.family, part),
             Part::Gate(_, e) | Part::Up(_, e) | Part::Down(_, e) => format!("{name} (expert {e})"),
             _ => name,
         }
@@ -270,7 +294,12 @@ impl Checkpoint {
 
     /// The format of a GGUF is already chosen; a folder of floats may be rounded while loading.
     pub fn is_gguf(&self) -> bool {
-        matches!(self.text, TextSource::Gguf(_))
+        !matches!(self.text, TextSource::Folder(_))
+    }
+
+    /// What a packed file says about itself and its source; `None` for any other file.
+    pub fn packed(&self) -> Option<&Packed> {
+        self.packed.as_ref()
     }
 
     /// What the model is, in figures.

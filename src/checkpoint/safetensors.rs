@@ -2,7 +2,7 @@
 
 use super::catalogue::{Catalogue, Entry, check_format, part_bytes};
 use super::files::Files;
-use super::{DownOrder, Header, Part};
+use super::{DownOrder, Form, Header, Part};
 use crate::config::Config;
 use crate::config::family::{self, Family, Fields};
 use crate::error::{Error, Result};
@@ -74,6 +74,7 @@ pub(super) fn read(files: &Files<'_>, family: &'static Family, fields: Fields) -
         files: shards,
         family,
         catalogue,
+        packed: None,
     })
 }
 
@@ -254,7 +255,7 @@ fn entry(config: &Config, part: Part, tensor: &Tensor) -> Result<Entry, String> 
     check_format(part, format)?;
     let bytes = part_bytes(config, part, DownOrder::ByOutput, format)?;
     debug_assert_eq!(bytes, tensor.bytes, "shape and dtype fix the size");
-    Ok(Entry { file: tensor.file, offset: tensor.offset, bytes, format })
+    Ok(Entry { file: tensor.file, offset: tensor.offset, bytes, format, form: Form::FILE })
 }
 
 /// A tensor nobody asked for may change the mathematics (a bias, a norm, a layer too many): refused, but for known ones.

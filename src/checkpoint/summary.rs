@@ -1,7 +1,7 @@
 //! What a model is, in figures, from headers alone.
 
 use super::catalogue::Catalogue;
-use super::{DownOrder, Part};
+use super::{DownOrder, Form, Part};
 use crate::config::{Config, Gating};
 use kernels::Format;
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ pub struct Group {
     pub bytes: u64,
     /// Bytes in each format.
     pub formats: BTreeMap<Format, u64>,
+    /// Bytes in each format and form.
+    pub forms: BTreeMap<(Format, Form), u64>,
 }
 
 /// What `inspect` prints.
@@ -54,7 +56,8 @@ impl Summary {
         files: Vec<(String, u64)>,
         catalogue: &Catalogue,
     ) -> Summary {
-        let empty = |name| Group { name, tensors: 0, weights: 0, bytes: 0, formats: BTreeMap::new() };
+        let empty =
+            |name| Group { name, tensors: 0, weights: 0, bytes: 0, formats: BTreeMap::new(), forms: BTreeMap::new() };
         let mut groups = NAMES.map(empty).to_vec();
         for part in config.parts().filter(|part| !(config.tied && *part == Part::Head)) {
             let entry = catalogue.entry(config, part);
@@ -64,6 +67,7 @@ impl Summary {
             group.weights += rows as u64 * width as u64;
             group.bytes += entry.bytes;
             *group.formats.entry(entry.format).or_default() += entry.bytes;
+            *group.forms.entry((entry.format, entry.form)).or_default() += entry.bytes;
         }
         groups.retain(|g| g.tensors > 0);
         Summary { config: config.clone(), down, container: container.to_string(), files, groups }
@@ -149,11 +153,13 @@ impl fmt::Display for Summary {
         writeln!(f)?;
         writeln!(f, "{:<12} {:>8} {:>16} {:>12}  formats", "part", "tensors", "weights", "MB")?;
         for g in &self.groups {
-            let all = g.formats.len() == 1;
-            let name = |(format, bytes): (&Format, &u64)| {
-                if all { format.name().to_string() } else { format!("{} {:.1} MB", format.name(), *bytes as f64 / 1e6) }
+            let all = g.forms.len() == 1;
+            let name = |((format, form), bytes): (&(Format, Form), &u64)| {
+                let form = if *form == Form::FILE { String::new() } else { format!(" {form}") };
+                let size = if all { String::new() } else { format!(" {:.1} MB", *bytes as f64 / 1e6) };
+                format!("{}{form}{size}", format.name())
             };
-            let formats = g.formats.iter().map(name).collect::<Vec<_>>().join(", ");
+            let formats = g.forms.iter().map(name).collect::<Vec<_>>().join(", ");
             writeln!(f, "{:<12} {:>8} {:>16} {:>12.1}  {formats}", g.name, g.tensors, g.weights, g.bytes as f64 / 1e6)?;
         }
         for note in &c.notes {

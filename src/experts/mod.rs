@@ -102,9 +102,10 @@ impl ExpertStore {
         let [gate, up, down] = &self.experts[id.layer as usize * self.per_layer + id.index as usize];
         let down = match self.down {
             DownOrder::ByNeuron => Down::ByNeuron(down.rows()),
-            DownOrder::ByOutput => match down.tiles() {
-                Some(tiles) => Down::Tiled(tiles),
-                None => Down::ByOutput(down.rows()),
+            DownOrder::ByOutput => match (down.tiles(), down.neurons()) {
+                (Some(tiles), _) => Down::Tiled(tiles),
+                (_, Some(neurons)) => Down::ByNeuron(neurons),
+                _ => Down::ByOutput(down.rows()),
             },
         };
         Expert { gate: gate.rows(), up: up.rows(), down }

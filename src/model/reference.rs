@@ -62,9 +62,7 @@ impl Reference {
     pub fn open(checkpoint: &Checkpoint) -> Result<Reference> {
         Reference::new(&checkpoint.config, |part, shape| {
             let stored = checkpoint.stored(part);
-            let mut weights = vec![0f32; stored.rows * stored.width];
-            stored.format.decode(stored.bytes, &mut weights);
-            let tensor = Tensor::from_vec(weights, (stored.rows, stored.width), &Device::Cpu)?;
+            let tensor = Tensor::from_vec(stored.decode(), (stored.rows, stored.width), &Device::Cpu)?;
             let by_neuron = matches!(part, Part::Down(..)) && checkpoint.down == DownOrder::ByNeuron;
             let tensor = if by_neuron { tensor.t()?.contiguous()? } else { tensor };
             Ok(tensor.reshape(shape)?)

@@ -57,6 +57,11 @@ pub struct Tensor {
 }
 
 impl Tiny {
+    /// The same with a vocabulary that an engine can open.
+    pub fn speaking() -> Tiny {
+        Tiny { vocab: 288, ..Tiny::wide() }
+    }
+
     /// A shape whose widths are whole blocks of every format.
     pub fn wide() -> Tiny {
         Tiny {
@@ -195,7 +200,10 @@ impl Tiny {
         }
         keys.push(("smallthinker.attention.layer_norm_rms_epsilon".into(), Key::Real(1e-6)));
         keys.push(("smallthinker.rope.freq_base".into(), Key::Real(10000.0)));
-        let mut tokens: Vec<String> = (3..self.vocab).map(|i| format!("t{i}")).collect();
+        // A vocabulary that is large enough can write any text: a token for each byte.
+        let bytes = if self.vocab >= 3 + 256 { byte_tokens() } else { vec![] };
+        let rest = (3 + bytes.len()..self.vocab).map(|i| format!("t{i}"));
+        let mut tokens: Vec<String> = bytes.into_iter().chain(rest).collect();
         tokens.splice(0..0, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from));
         let types = (0..self.vocab).map(|i| if i < 3 { 3 } else { 1 }).collect();
         keys.push(("tokenizer.ggml.model".into(), Key::Text("gpt2".into())));
@@ -232,6 +240,17 @@ impl Tiny {
         }
         stacked
     }
+}
+
+/// How byte-level vocabularies write the 256 bytes: printable ones as themselves, the others from U+0100 on.
+fn byte_tokens() -> Vec<String> {
+    let printable = |b: &u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = 0x100u32..;
+    let token = |b: u8| match printable(&b) {
+        true => char::from(b),
+        false => char::from_u32(others.next().unwrap()).unwrap(),
+    };
+    (0..=255).map(token).map(String::from).collect()
 }
 
 /// A number in -1..1 (splitmix64).

@@ -1,16 +1,20 @@
 //! GGUF: llama.cpp's files and PowerInfer's, which store `down` by neuron and leave some keys out.
 
 mod parse;
+mod write;
 
 use super::catalogue::{Catalogue, Entry, Extent, check_format, part_bytes, refuse_overlap};
 use super::files::Files;
-use super::{DownOrder, GgufText, Header, Part};
+use super::pack;
+use super::{DownOrder, Form, GgufText, Header, Part, TextSource};
 use crate::config::Config;
 use crate::config::family::{self, Family, Fields, Value};
 use crate::error::{Error, Result};
 use kernels::Format;
-use parse::{Halt, Parsed, Tensor};
+use parse::Halt;
+pub(super) use parse::{Parsed, Tensor, parse};
 use std::collections::HashMap;
+pub(super) use write::{Key, Vector, write};
 
 /// How much of a file is read first; a header with the real vocabulary has 6 MB.
 const FIRST: u64 = 1 << 20;
@@ -20,9 +24,14 @@ pub(super) fn read(files: &Files<'_>, name: &str) -> Result<Header> {
     let refuse = |e: String| Error::Model(format!("{}: {e}", files.name_of(name)));
     let size = files.size(name).ok_or_else(|| refuse("is missing".into()))?;
     let (beginning, parsed) = beginning(files, name, size)?;
+    if parsed.architecture() == Some(pack::ARCHITECTURE) {
+        return pack::read::header(files, name, &beginning, parsed);
+    }
     let container = format!("GGUF version {}", parsed.version);
     let Described { config, down, family, catalogue, text } = describe(&beginning, parsed, size).map_err(refuse)?;
-    Ok(Header { config, down, text: Some(text), container, files: vec![(name.to_string(), size)], family, catalogue })
+    let text = Some(TextSource::Gguf(text));
+    let files = vec![(name.to_string(), size)];
+    Ok(Header { config, down, text, container, files, family, catalogue, packed: None })
 }
 
 /// Reads a growing beginning of the file until its header is whole.
@@ -33,7 +42,7 @@ fn beginning(files: &Files<'_>, name: &str, size: u64) -> Result<(Vec<u8>, Parse
         let missing = wanted.min(size) - bytes.len() as u64;
         let more = (files.read_at)(name, bytes.len() as u64, missing as usize)?;
         bytes.extend_from_slice(&more);
-        match parse::parse(&bytes, size) {
+        match parse(&bytes, size) {
             Ok(parsed) => return Ok((bytes, parsed)),
             // Twice as much each time, so that a header is parsed a few times only. `n` is at most `size`.
             Err(Halt::More(n)) => wanted = n.max(2 * wanted),
@@ -226,7 +235,7 @@ fn entry(
     check_format(part, format)?;
     let bytes = part_bytes(config, part, down, format)?;
     // Inside the file: the whole tensor was checked, and this is the index-th of its `experts` equal pieces.
-    Ok(Entry { file: 0, offset: data + tensor.offset + index * bytes, bytes, format })
+    Ok(Entry { file: 0, offset: data + tensor.offset + index * bytes, bytes, format, form: Form::FILE })
 }
 
 fn refuse_surplus(
@@ -253,7 +262,7 @@ fn refuse_surplus(
 }
 
 /// The vocabulary. It may be shorter than the embedding (padding rows), never longer.
-fn text(beginning: &[u8], parsed: &Parsed, fields: &Fields, config: &Config) -> Result<GgufText, String> {
+pub(super) fn text(beginning: &[u8], parsed: &Parsed, fields: &Fields, config: &Config) -> Result<GgufText, String> {
     const TOKENS: &str = "tokenizer.ggml.tokens";
     let count = fields.length(TOKENS)?;
     if count > config.vocab {

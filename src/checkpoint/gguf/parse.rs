@@ -57,15 +57,15 @@ const UINT8: u32 = 0;
 const INT8: u32 = 1;
 const UINT16: u32 = 2;
 const INT16: u32 = 3;
-const UINT32: u32 = 4;
+pub(super) const UINT32: u32 = 4;
 const INT32: u32 = 5;
-const FLOAT32: u32 = 6;
-const BOOL: u32 = 7;
-const STRING: u32 = 8;
-const ARRAY: u32 = 9;
-const UINT64: u32 = 10;
+pub(super) const FLOAT32: u32 = 6;
+pub(super) const BOOL: u32 = 7;
+pub(super) const STRING: u32 = 8;
+pub(super) const ARRAY: u32 = 9;
+pub(super) const UINT64: u32 = 10;
 const INT64: u32 = 11;
-const FLOAT64: u32 = 12;
+pub(super) const FLOAT64: u32 = 12;
 
 /// Parses the header of a file of `size` bytes from its first bytes. `Halt::More` asks for a longer beginning.
 pub(in crate::checkpoint) fn parse(beginning: &[u8], size: u64) -> Result<Parsed, Halt> {
@@ -119,6 +119,16 @@ pub(in crate::checkpoint) fn parse(beginning: &[u8], size: u64) -> Result<Parsed
     };
     let data = (from.at as u64).next_multiple_of(alignment);
     Ok(Parsed { version, values, lists, tensors: list, data, alignment })
+}
+
+impl Parsed {
+    /// `general.architecture`.
+    pub fn architecture(&self) -> Option<&str> {
+        match self.values.get("general.architecture") {
+            Some(Value::Text(name)) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl List {

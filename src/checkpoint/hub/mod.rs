@@ -14,6 +14,7 @@ mod remote;
 mod shelf;
 
 pub use name::ModelName;
+pub(super) use options::free_bytes;
 pub use options::{HubOptions, Token};
 pub use progress::{Event, Progress, Silent};
 pub use remote::{Remote, RemoteFile, Weights};

@@ -91,14 +91,14 @@ impl HubOptions {
 
 /// Bytes that an ordinary user may still write to the file system of `path`.
 #[cfg(unix)]
-fn free_bytes(path: &Path) -> io::Result<u64> {
+pub(in crate::checkpoint) fn free_bytes(path: &Path) -> io::Result<u64> {
     let system = rustix::fs::statvfs(path)?;
     Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 /// Elsewhere nobody tells us; the write itself will.
 #[cfg(not(unix))]
-fn free_bytes(_: &Path) -> io::Result<u64> {
+pub(in crate::checkpoint) fn free_bytes(_: &Path) -> io::Result<u64> {
     Ok(u64::MAX)
 }
 

@@ -1,28 +1,68 @@
 //! The tokenizer out of the files beside the weights: `tokenizer.json`, `tokenizer_config.json`,
-//! `chat_template.jinja` and `generation_config.json`. Only the first must exist.
+//! `chat_template.jinja` and `generation_config.json`. Only the first must exist. A packed file keeps them inside.
 
 use super::Parts;
 use super::bpe::Vocabulary;
+use crate::checkpoint::TextFiles;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::fmt;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
 
+/// Where the files are.
+pub enum Shelf<'a> {
+    Folder(&'a Path),
+    Kept(&'a TextFiles),
+}
+
+impl Shelf<'_> {
+    /// What sentences call one of the files.
+    fn path(&self, name: &str) -> PathBuf {
+        match self {
+            Shelf::Folder(folder) => folder.join(name),
+            Shelf::Kept(kept) => kept.place.join(name),
+        }
+    }
+
+    /// `None` when there is no such file.
+    fn bytes(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>> {
+        match self {
+            Shelf::Kept(kept) => Ok(kept.get(name).map(|text| text.as_bytes().into())),
+            Shelf::Folder(folder) => match std::fs::read(folder.join(name)) {
+                Ok(bytes) => Ok(Some(bytes.into())),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(Error::Model(format!("{} cannot be read: {e}", self.path(name).display()))),
+            },
+        }
+    }
+
+    /// A file that may be missing (an empty object then) and otherwise holds one JSON object.
+    fn json(&self, name: &str) -> Result<Value> {
+        let Some(bytes) = self.bytes(name)? else { return Ok(Value::Object(Default::default())) };
+        match serde_json::from_slice(&bytes) {
+            Ok(object @ Value::Object(_)) => Ok(object),
+            Ok(_) => Err(Error::Model(format!("{}: expected a JSON object", self.path(name).display()))),
+            Err(e) => Err(Error::Model(format!("{} is damaged: {e}", self.path(name).display()))),
+        }
+    }
+}
+
 /// Errors (model): `tokenizer.json` missing, any file damaged, a tokenizer that is not byte-level BPE.
-pub fn read(folder: &Path) -> Result<Parts> {
-    let path = folder.join("tokenizer.json");
+pub fn read(folder: &Shelf<'_>) -> Result<Parts> {
+    let path = folder.path("tokenizer.json");
     let place = path.display().to_string();
-    let Some(bytes) = bytes(&path)? else {
+    let Some(bytes) = folder.bytes("tokenizer.json")? else {
         return Err(Error::Model(format!("{place} is not there; a model folder needs it to read and write text")));
     };
     let file: File = serde_json::from_slice(&bytes).map_err(|e| Error::Model(format!("{place} is damaged: {e}")))?;
     file.check(&place)?;
-    let config = json(&folder.join("tokenizer_config.json"))?;
-    let generation = json(&folder.join("generation_config.json"))?;
+    let config = folder.json("tokenizer_config.json")?;
+    let generation = folder.json("generation_config.json")?;
 
     let names = ["bos_token", "eos_token", "pad_token", "unk_token"];
     let named = names.iter().filter_map(|&name| Some((name.to_string(), token_text(config.get(name)?)?))).collect();
@@ -57,14 +97,14 @@ pub fn read(folder: &Path) -> Result<Parts> {
 }
 
 /// The checkpoint's own template and where it stands. `chat_template.jinja` wins; of a list, `default`.
-fn template(folder: &Path, config: &Value) -> Result<Option<(String, String)>> {
-    let path = folder.join("chat_template.jinja");
-    if let Some(bytes) = bytes(&path)? {
-        let place = path.display().to_string();
-        let text = String::from_utf8(bytes).map_err(|_| Error::Model(format!("{place} is not UTF-8 text")))?;
+fn template(folder: &Shelf<'_>, config: &Value) -> Result<Option<(String, String)>> {
+    if let Some(bytes) = folder.bytes("chat_template.jinja")? {
+        let place = folder.path("chat_template.jinja").display().to_string();
+        let text =
+            String::from_utf8(bytes.into_owned()).map_err(|_| Error::Model(format!("{place} is not UTF-8 text")))?;
         return Ok(Some((text, place)));
     }
-    let place = format!("{} (chat_template)", folder.join("tokenizer_config.json").display());
+    let place = format!("{} (chat_template)", folder.path("tokenizer_config.json").display());
     let fail = |what: String| Error::Model(format!("{place}: {what}"));
     match config.get("chat_template") {
         None | Some(Value::Null) => Ok(None),
@@ -88,9 +128,9 @@ fn template(folder: &Path, config: &Value) -> Result<Option<(String, String)>> {
     }
 }
 
-fn eos_id(value: &Value, folder: &Path) -> Result<u32> {
+fn eos_id(value: &Value, folder: &Shelf<'_>) -> Result<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-        let place = folder.join("generation_config.json");
+        let place = folder.path("generation_config.json");
         Error::Model(format!("{}: eos_token_id is {value}; expected a token id or a list of them", place.display()))
     })
 }
@@ -98,25 +138,6 @@ fn eos_id(value: &Value, folder: &Path) -> Result<u32> {
 /// A token is written as text, or as an object with its `content`.
 fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
-}
-
-/// `None` when the file does not exist.
-fn bytes(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::Model(format!("{} cannot be read: {e}", path.display()))),
-    }
-}
-
-/// A file that may be missing (an empty object then) and otherwise holds one JSON object.
-fn json(path: &Path) -> Result<Value> {
-    let Some(bytes) = bytes(path)? else { return Ok(Value::Object(Default::default())) };
-    match serde_json::from_slice(&bytes) {
-        Ok(object @ Value::Object(_)) => Ok(object),
-        Ok(_) => Err(Error::Model(format!("{}: expected a JSON object", path.display()))),
-        Err(e) => Err(Error::Model(format!("{} is damaged: {e}", path.display()))),
-    }
 }
 
 /// `tokenizer.json`, as far as it matters to us. Truncation, padding and post-processing are the caller's business.

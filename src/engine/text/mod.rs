@@ -17,6 +17,7 @@ pub use template::{CHATML, Message, TemplateOverride};
 use crate::checkpoint::TextSource;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use folder::Shelf;
 use pieces::{Kind, Pieces};
 use std::sync::{PoisonError, RwLock};
 use template::Template;
@@ -61,7 +62,8 @@ impl Text {
     /// ids than the model has rows; usage for a template the user named wrongly.
     pub fn open(source: &TextSource, config: &Config, chosen: TemplateOverride) -> Result<Text> {
         let parts = match source {
-            TextSource::Folder(folder) => folder::read(folder)?,
+            TextSource::Folder(folder) => folder::read(&Shelf::Folder(folder))?,
+            TextSource::Kept(kept) => folder::read(&Shelf::Kept(kept))?,
             TextSource::Gguf(keys) => gguf::read(keys)?,
         };
         let Parts { vocabulary, eos, leading, add_bos, named, template, mut notes } = parts;

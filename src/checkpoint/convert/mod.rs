@@ -3,11 +3,14 @@
 //! Rounding goes job by job (some rows of one tensor, or one `down` where it is re-laid) from the map into one arena, and
 //! lets the source pages go at once: peak memory is the result and what the threads have in hand.
 
+pub(super) mod jobs;
+
 use super::catalogue::part_bytes;
-use super::{Checkpoint, DownOrder, Part, Stored};
+use super::{Checkpoint, DownOrder, Form, Part, Stored};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use kernels::{Format, Layout, Rows, Tiles, lanes_from_file, tiles_from_file};
+use jobs::{JOB_WEIGHTS, Job, add_jobs, not_finite, run};
+use kernels::{Format, Layout, Rows, Tiles};
 use memmap2::MmapMut;
 use std::fmt;
 use std::ops::Range;
@@ -29,7 +32,7 @@ pub enum Quant {
 }
 
 /// Models below this are quick enough as they are.
-const SMALL_MODEL_BYTES: u64 = 64_000_000;
+pub(super) const SMALL_MODEL_BYTES: u64 = 64_000_000;
 
 impl Quant {
     pub const ALL: [Quant; 4] = [Quant::Q4_0, Quant::Q8_0, Quant::F16, Quant::None];
@@ -87,14 +90,6 @@ pub enum Relay {
     Rounded,
     /// Every matrix that has such a layout: mapped ones are copied into memory.
     All,
-}
-
-/// How bytes of the arena are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    Rows(Layout),
-    /// `down`, by neuron with its scales in place.
-    Tiles,
 }
 
 /// Where one part's numbers are.
@@ -198,7 +193,8 @@ impl Weights {
 }
 
 impl Matrix {
-    /// The rows. Panics where the matrix is re-laid by neuron: ask [`Matrix::tiles`] first for a `down`.
+    /// The rows. Panics where the matrix is re-laid by neuron: ask [`Matrix::tiles`] and [`Matrix::neurons`] first for a
+    /// `down`.
     pub fn rows(&self) -> Rows<'_> {
         let Form::Rows(layout) = self.place.form else { panic!("{:?} lies by neuron and has no rows", self.part) };
         Rows::new(self.place.format, layout, self.place.width, self.bytes()).expect("the plan made whole rows")
@@ -211,8 +207,18 @@ impl Matrix {
         (self.place.form == Form::Tiles).then(|| tiles().expect("the plan made whole tiles"))
     }
 
+    /// A `down` of floats that is turned round: one row of outputs for each neuron.
+    pub fn neurons(&self) -> Option<Rows<'_>> {
+        let rows = || Rows::new(self.place.format, Layout::File, self.place.rows, self.bytes());
+        (self.place.form == Form::Neurons).then(|| rows().expect("the plan made whole rows"))
+    }
+
     pub fn format(&self) -> Format {
         self.place.format
+    }
+
+    pub fn form(&self) -> Form {
+        self.place.form
     }
 
     /// How many rows the matrix has in its file.
@@ -252,7 +258,7 @@ fn plan(checkpoint: &Checkpoint, quant: Quant, relay: Relay) -> Result<(Vec<Plac
         } else {
             let stored = checkpoint.stored(part);
             let (format, form) = target(&stored, part, checkpoint.down, quant, relay);
-            let same = format == stored.format && form == Form::Rows(Layout::File);
+            let same = (format, form) == (stored.format, stored.form);
             let mut place = Place { format, form, rows: stored.rows, width: stored.width, arena: None };
             if !same {
                 let bytes = part_bytes(config, part, checkpoint.down, format).map_err(|e| {
@@ -272,7 +278,7 @@ fn plan(checkpoint: &Checkpoint, quant: Quant, relay: Relay) -> Result<(Vec<Plac
 }
 
 /// The format and form one part is loaded in.
-fn target(stored: &Stored<'_>, part: Part, down: DownOrder, quant: Quant, relay: Relay) -> (Format, Form) {
+pub(super) fn target(stored: &Stored<'_>, part: Part, down: DownOrder, quant: Quant, relay: Relay) -> (Format, Form) {
     let format = match quant.format() {
         _ if part.stays_f32() => Format::F32,
         Some(format) => format,
@@ -284,33 +290,19 @@ fn target(stored: &Stored<'_>, part: Part, down: DownOrder, quant: Quant, relay:
         Relay::Rounded => rounded,
         Relay::All => true,
     };
-    let form = match (part, down) {
-        _ if !relaid => Form::Rows(Layout::File),
-        (Part::Down(..), DownOrder::ByNeuron) => Form::Rows(Layout::File),
-        // 32 outputs and 32 neurons at a time: every width of a checked config is such a multiple.
-        (Part::Down(..), DownOrder::ByOutput) if matches!(format, Format::Q4_0 | Format::Q4_1 | Format::Q8_0) => {
-            Form::Tiles
-        }
-        (Part::Down(..), DownOrder::ByOutput) => Form::Rows(Layout::File),
-        _ if Layout::Lanes.holds(format) => Form::Rows(Layout::Lanes),
-        _ => Form::Rows(Layout::File),
+    // What a packed file has re-laid already stays so.
+    let form = match (relaid, rounded) {
+        (true, _) => Form::fastest(part, down, format),
+        (false, true) => Form::FILE,
+        (false, false) => stored.form,
     };
     (format, form)
-}
-
-/// Some rows of one part and the memory they go to. One job is one thread's.
-struct Job<'a> {
-    part: Part,
-    rows: Range<usize>,
-    to: Mutex<&'a mut [u8]>,
 }
 
 /// Parts fetched ahead of their turn: about two batches of jobs, where a part is an expert's matrix.
 const AHEAD: usize = 32;
 /// Jobs run at a time: enough to keep every thread busy, and a step of progress after each batch.
 const BATCH: usize = 64;
-/// About this many weights make a job: enough to forget the cost of handing it out, few enough to share evenly.
-const JOB_WEIGHTS: usize = 1 << 18;
 
 /// Writes every part that has a place in the arena. Parts are taken in the order of the plan, which is that of the arena.
 fn fill(
@@ -328,119 +320,24 @@ fn fill(
     let total: u64 = parts.iter().map(size).sum();
     let (mut done, mut rest, mut at) = (0, arena, 0);
     let mut jobs: Vec<Job<'_>> = vec![];
-    parts.iter().take(AHEAD).for_each(|part| checkpoint.expect(*part));
+    let expect = |part: &Part| checkpoint.expect(*part, 0..checkpoint.stored(*part).bytes.len());
+    parts.iter().take(AHEAD).for_each(expect);
     for (i, part) in parts.iter().enumerate() {
         let place = &places[index(config, *part)];
         let range = place.arena.clone().expect("filtered above");
         let (_, from) = std::mem::take(&mut rest).split_at_mut(range.start - at);
         let (to, after) = from.split_at_mut(range.len());
         (rest, at) = (after, range.end);
-        add_jobs(&mut jobs, *part, place, to);
-        parts.get(i + AHEAD).into_iter().for_each(|part| checkpoint.expect(*part));
+        add_jobs(&mut jobs, checkpoint, *part, 0..place.rows, (place.format, place.form), to);
+        parts.get(i + AHEAD).into_iter().for_each(expect);
         done += size(part);
         if jobs.len() >= BATCH || i + 1 == parts.len() {
-            run(checkpoint, places, &jobs, spread)?;
+            run(checkpoint, &jobs, spread)?;
             jobs.clear();
             progress(done, total);
         }
     }
     Ok(())
-}
-
-fn add_jobs<'a>(jobs: &mut Vec<Job<'a>>, part: Part, place: &Place, to: &'a mut [u8]) {
-    // Tiles mix all rows of a matrix, so theirs is one job.
-    let rows = if place.form == Form::Tiles { place.rows } else { (JOB_WEIGHTS / place.width).max(1) };
-    let row_bytes = to.len() / place.rows;
-    for (i, to) in to.chunks_mut(rows * row_bytes).enumerate() {
-        let first = i * rows;
-        jobs.push(Job { part, rows: first..first + to.len() / row_bytes, to: Mutex::new(to) });
-    }
-}
-
-fn run(checkpoint: &Checkpoint, places: &[Place], jobs: &[Job<'_>], spread: &Spread<'_>) -> Result<()> {
-    // The first complaint in the order of jobs, so that the sentence does not depend on threads.
-    let complaint: Mutex<Option<(usize, String)>> = Mutex::new(None);
-    spread(jobs.len(), &|i| {
-        let job = &jobs[i];
-        let place = &places[index(&checkpoint.config, job.part)];
-        let mut to = job.to.lock().expect("a job runs once");
-        if let Err(sentence) = convert(checkpoint, place, job, &mut to) {
-            let mut first = complaint.lock().expect("nothing panics while holding it");
-            if first.as_ref().is_none_or(|(j, _)| i < *j) {
-                *first = Some((i, sentence));
-            }
-        }
-        let row_bytes = checkpoint.stored(job.part).bytes.len() / place.rows;
-        checkpoint.release_range(job.part, job.rows.start * row_bytes..job.rows.end * row_bytes);
-    });
-    match complaint.into_inner().expect("nothing panics while holding it") {
-        Some((_, sentence)) => Err(Error::Model(sentence)),
-        None => Ok(()),
-    }
-}
-
-/// One job: decode, check, encode, re-lay.
-fn convert(checkpoint: &Checkpoint, place: &Place, job: &Job<'_>, to: &mut [u8]) -> Result<(), String> {
-    let stored = checkpoint.stored(job.part);
-    let from_row = stored.bytes.len() / stored.rows;
-    let from = &stored.bytes[job.rows.start * from_row..job.rows.end * from_row];
-    let to_row = to.len() / job.rows.len();
-    let shape = "the plan made whole rows";
-    if stored.format == place.format {
-        return match place.form {
-            Form::Rows(Layout::File) => unreachable!("stays in the map"),
-            Form::Rows(Layout::Lanes) => {
-                lanes_from_file(place.format, place.width, from, to).map_err(|e| e.to_string())
-            }
-            Form::Tiles => tiles_from_file(place.format, place.width, place.rows, from, to).map_err(|e| e.to_string()),
-        };
-    }
-    let mut weights = vec![0f32; place.width];
-    let mut row_of_file = vec![0u8; to_row];
-    let mut whole = vec![0u8; if place.form == Form::Tiles { to.len() } else { 0 }];
-    for (i, row) in from.chunks_exact(from_row).enumerate() {
-        stored.format.decode(row, &mut weights);
-        refuse_unfit(&weights, place.format).map_err(|(column, e)| {
-            format!("tensor {}, row {}, column {column}: {e}", checkpoint.tensor_name(job.part), job.rows.start + i)
-        })?;
-        let to = &mut to[i * to_row..(i + 1) * to_row];
-        match place.form {
-            Form::Rows(Layout::File) => place.format.encode(&weights, to),
-            Form::Rows(Layout::Lanes) => {
-                place.format.encode(&weights, &mut row_of_file);
-                lanes_from_file(place.format, place.width, &row_of_file, to).expect(shape);
-            }
-            Form::Tiles => place.format.encode(&weights, &mut whole[i * to_row..(i + 1) * to_row]),
-        }
-    }
-    if place.form == Form::Tiles {
-        tiles_from_file(place.format, place.width, place.rows, &whole, to).expect(shape);
-    }
-    Ok(())
-}
-
-/// Numbers that a format cannot hold: not finite, or beyond what its largest scale reaches.
-fn refuse_unfit(weights: &[f32], format: Format) -> Result<(), (usize, String)> {
-    const HALF: f32 = 65504.0; // the largest f16
-    let most = match format {
-        Format::F16 => HALF,
-        Format::Q4_0 => 8.0 * HALF,
-        Format::Q8_0 => 127.0 * HALF,
-        _ => f32::MAX,
-    };
-    let fits = |w: &f32| w.abs() <= most; // false for NaN
-    // Without early exit, so that it runs many numbers at a time.
-    if weights.iter().fold(true, |fit, w| fit & fits(w)) {
-        return Ok(());
-    }
-    let column = weights.iter().position(|w| !fits(w)).expect("one of them did not fit");
-    let w = weights[column];
-    let why = if w.is_finite() { format!("{w} is too large for {}", format.name()) } else { not_finite(w) };
-    Err((column, why))
-}
-
-fn not_finite(w: f32) -> String {
-    format!("the weight is {w}, expected a finite number")
 }
 
 impl Checkpoint {
@@ -450,14 +347,15 @@ impl Checkpoint {
         let (total, mut done) = (self.weight_bytes(), 0);
         for part in self.parts().filter(own) {
             let stored = self.stored(part);
-            let row_bytes = stored.bytes.len() / stored.rows;
-            let rows = (JOB_WEIGHTS / stored.width).max(1);
+            let row_bytes = stored.row_bytes();
+            let rows = if stored.form.by_rows() { (JOB_WEIGHTS / stored.width).max(1) } else { stored.rows };
             let first: Mutex<Option<(usize, usize, f32)>> = Mutex::new(None);
             spread(stored.rows.div_ceil(rows), &|job| {
                 let range = job * rows..((job + 1) * rows).min(stored.rows);
                 let mut weights = vec![0f32; stored.width];
-                for row in range.clone() {
-                    stored.format.decode(&stored.bytes[row * row_bytes..(row + 1) * row_bytes], &mut weights);
+                let bytes = stored.file_rows(range.clone());
+                for (row, bytes) in range.clone().zip(bytes.chunks_exact(row_bytes)) {
+                    stored.format.decode(bytes, &mut weights);
                     if let Some(column) = weights.iter().position(|w| !w.is_finite()) {
                         let mut first = first.lock().expect("nothing panics while holding it");
                         if first.is_none_or(|(r, ..)| row < r) {
