@@ -1,7 +1,12 @@
 //! The program as people and scripts meet it: exit codes, sentences, what goes where. Everything runs on the bundled model.
 
+#[path = "cli/download.rs"]
+mod download;
+#[allow(dead_code, reason = "made for the tests of downloads")]
+mod fake_hub;
 #[path = "cli/program.rs"]
 mod program;
+#[cfg(unix)]
 #[path = "cli/terminal.rs"]
 mod terminal;
 

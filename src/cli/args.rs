@@ -130,13 +130,13 @@ pub struct SamplingArgs {
     /// Seed of the random draws; the same seed gives the same answer [default: a new one each time]
     #[arg(short, long, value_name = "N", env = "THERMOCLINE_SEED", value_parser = seed, allow_negative_numbers = true)]
     pub seed: Option<u64>,
-    /// 0 always takes the likeliest token [default: the model's, else 0.6]
+    /// 0 always takes the likeliest token [default: 0.6]
     #[arg(long, alias = "temperature", value_name = "T", env = "THERMOCLINE_TEMP", value_parser = super::values::temperature)]
     pub temp: Option<f32>,
-    /// Draw among the K likeliest tokens; 0: among all [default: the model's, else 20]
+    /// Draw among the K likeliest tokens; 0: among all [default: 20]
     #[arg(long, value_name = "K", env = "THERMOCLINE_TOP_K", value_parser = length)]
     pub top_k: Option<usize>,
-    /// Draw among the likeliest tokens that together reach this probability [default: the model's, else 0.95]
+    /// Draw among the likeliest tokens that together reach this probability [default: 0.95]
     #[arg(long, value_name = "P", env = "THERMOCLINE_TOP_P", value_parser = fraction)]
     pub top_p: Option<f32>,
     /// Leave out tokens less likely than P times the likeliest [default: 0]

@@ -149,6 +149,7 @@ mod tests {
         assert!(hint(&["-m", "x", "bench"]).contains("thermocline bench"));
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_is_not_unicode_passes() {
         use std::os::unix::ffi::OsStringExt;

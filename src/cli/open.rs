@@ -44,9 +44,9 @@ pub fn cores() -> usize {
 
 /// Finds, downloads if need be, and opens. Notes go to standard error.
 ///
-/// Errors: with `--strict` also the first downgrade (usage).
+/// Errors: with `--strict` also the first fallback (usage, or download where the hub did not answer).
 pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options) -> Result<Opened> {
-    let found = find(model)?;
+    let found = find(model, load.strict)?;
     let mut loading = Loading::new();
     let engine = Engine::open(&found.path, options, &mut |done, total| loading.show(done, total))?;
     loading.finish();
@@ -78,7 +78,7 @@ pub fn name(model: &ModelArgs) -> Result<Option<ModelName>> {
 }
 
 /// Finds the model, downloading it if need be.
-fn find(model: &ModelArgs) -> Result<Found> {
+fn find(model: &ModelArgs, strict: bool) -> Result<Found> {
     let Some(name) = name(model)? else {
         return Ok(Found { path: bundled::folder()?, name: bundled::NAME.to_string() });
     };
@@ -86,6 +86,9 @@ fn find(model: &ModelArgs) -> Result<Found> {
     let mut downloading = Downloading::new();
     let resolved = hub::resolve(&name, &hub_options(model), &mut downloading)?;
     drop(downloading);
+    if strict && resolved.stale {
+        return Err(Error::Download(format!("--strict: {}", resolved.notes.concat())));
+    }
     for note in &resolved.notes {
         say_note(note);
     }

@@ -35,7 +35,7 @@ pub struct Options {
     pub quant: Option<Quant>,
     /// Which weights are re-laid in memory for the faster kernels; changes no number.
     pub relay: Relay,
-    /// Positions a session can hold; `None`: the model's own context, at most 4,096 (noted when clamped).
+    /// Positions a session can hold; `None`: the model's own context, at most 4,096; 0: all of it.
     pub context: Option<usize>,
     /// Threads while decoding and while reading the prompt; `None`: all cores this process may use.
     pub threads: Option<usize>,
@@ -175,12 +175,6 @@ fn kv_shape(config: &Config, options: &Options, notes: &mut Vec<String>) -> Resu
         Some(n) => n,
         None => config.context.min(CONTEXT),
     };
-    if options.context.is_none() && context < config.context {
-        notes.push(format!(
-            "context: {context} of the {} positions this model can hold (-c sets it, -c 0 takes all)",
-            config.context
-        ));
-    }
     if context > config.context {
         notes.push(format!(
             "context: {context} positions, but this model was made for {}; answers beyond that may be poor",

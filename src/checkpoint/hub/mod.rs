@@ -35,6 +35,8 @@ pub struct Resolved {
     pub path: PathBuf,
     /// What a user may want to know: which file was chosen, that the hub could not be reached.
     pub notes: Vec<String>,
+    /// The hub did not answer, so this is what the cache holds: perhaps not the newest. The first note says so.
+    pub stale: bool,
     /// The commit the files are of; `None` for a path.
     pub revision: Option<String>,
 }
@@ -43,7 +45,9 @@ pub struct Resolved {
 /// and the hub, `Model` for a repository without a model we open, `Interrupted` when `progress` says so.
 pub fn resolve(name: &ModelName, options: &HubOptions, progress: &mut dyn Progress) -> Result<Resolved> {
     let (id, pick) = match name {
-        ModelName::Local(path) => return Ok(Resolved { path: path.clone(), notes: Vec::new(), revision: None }),
+        ModelName::Local(path) => {
+            return Ok(Resolved { path: path.clone(), notes: Vec::new(), stale: false, revision: None });
+        }
         ModelName::Hub { repo, pick } => (repo.as_str(), pick.as_deref()),
     };
     let mut place = Place::new(id, options)?;
@@ -64,6 +68,7 @@ pub fn resolve(name: &ModelName, options: &HubOptions, progress: &mut dyn Progre
             return match cached {
                 Ok(Found { mut resolved, .. }) if fault.passes() => {
                     resolved.notes.insert(0, format!("{}; using the copy of {name} in the cache", fault.reason()));
+                    resolved.stale = true;
                     Ok(resolved)
                 }
                 _ => Err(place.source.sentence(fault, None)),
@@ -133,7 +138,7 @@ impl Place {
                 (snapshot.join(file), vec![format!("no quantisation was named: using {file} of {}", self.source.id)])
             }
         };
-        Resolved { path, notes, revision: Some(commit.to_string()) }
+        Resolved { path, notes, stale: false, revision: Some(commit.to_string()) }
     }
 
     /// The files a choice stands for. An index is fetched at once: it alone knows the shards.
