@@ -23,6 +23,7 @@ fn wrong_usage_is_2_and_a_sentence() {
         (&["--top-p", "1.5"], "from 0 to 1"),
         (&["--logit-bias", "x"], "15043+1"),
         (&["-c", "1"], "at least 2 positions"),
+        (&["-c", "18446744073709551615", "-p", "x"], "not supported"),
         (&["--frobnicate"], "--frobnicate"),
         (&["frobnicate"], "frobnicate"),
         (&["-m", "a", "-hf", "b/c"], "one model at a time"),
@@ -204,6 +205,15 @@ fn answers_end_where_they_are_told() {
 #[test]
 fn a_full_context_is_a_sentence() {
     let home = Home::new();
+    // Half a terabyte of cache; the largest context that fits is named.
+    let huge = home.run(&["-p", "x", "-c", "1000000000", "-ctk", "f32", "-ctv", "f32"]);
+    assert_eq!((huge.code, huge.stdout.as_str()), (3, ""), "{huge:?}");
+    assert!(huge.stderr.contains("bytes of memory are free") && huge.stderr.contains("fits"), "{huge:?}");
+    // Numbers beyond all reason that cost nothing.
+    for line in [["--rewind", "18446744073709551615"], ["-ub", "18446744073709551615"], ["--top-k", "9999999999999"]] {
+        let outcome = home.run(&[&["-p", "What is 2 + 3?", "-n", "4", "-c", "64"], &line[..]].concat());
+        assert_eq!(outcome.code, 0, "{line:?}: {outcome:?}");
+    }
     let full = home.run(&["--raw", "-p", "One day", "-c", "24", "--temp", "0", "--logit-bias", &no_end(&home)]);
     assert_eq!(full.code, 0, "{full:?}");
     assert!(full.stderr.contains("the context of 24 positions is full"), "{full:?}");
@@ -314,4 +324,23 @@ fn verbose_says_where_memory_goes() {
     let home = Home::new();
     let outcome = home.run(&["-p", "x", "-n", "1", "-v"]);
     assert!(outcome.stderr.contains("MiB") && outcome.stderr.contains("kernels"), "{outcome:?}");
+}
+
+/// A signal while a single answer is written: what there is of it stays, the code is 130.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_answer_is_130() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::io::Read;
+    let home = Home::new();
+    let no_end = no_end(&home);
+    let line = ["-p", "Tell me a story.", "-c", "40000", "-t", "1", "--logit-bias", &no_end];
+    let mut child = home.command(&line).env("KERNELS_ISA", "scalar").spawn().expect("the program starts");
+    let mut first = [0];
+    child.stdout.as_mut().expect("it is piped").read_exact(&mut first).expect("an answer begins");
+    kill_process(Pid::from_child(&child), Signal::INT).expect("the program is there");
+    let output = child.wait_with_output().expect("the program ends");
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(output.stdout.ends_with(b"\n"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("tok/s"), "{output:?}");
 }

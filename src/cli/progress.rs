@@ -10,7 +10,7 @@ use std::io::IsTerminal;
 const WORTH_A_BAR_BYTES: u64 = 64 << 20;
 
 /// A file's bar and the bar of all files show the same columns.
-const COLUMNS: &str = "{prefix:28!} [{bar:24}] {bytes:>10} of {total_bytes:<10} {msg}";
+const COLUMNS: &str = "{prefix:32!} [{bar:20}] {decimal_bytes:>9} of {decimal_total_bytes:<9} {msg}";
 
 fn style() -> ProgressStyle {
     ProgressStyle::with_template(COLUMNS).expect("the template is right").progress_chars("=> ")

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
+use crate::planner::hardware;
 use crate::pool::Pool;
 use kernels::Isa;
 use kernels::attend::KvFormat;
@@ -27,6 +28,8 @@ use text::{TemplateOverride, Text};
 
 /// Positions a session holds when nothing is said and the model could hold more.
 const CONTEXT: usize = 4096;
+/// Beyond anything a model is made for, and small enough that no size of a cache overflows.
+const MOST_CONTEXT: usize = 1 << 30;
 
 /// Everything about a run that is not the model itself.
 #[derive(Clone, Debug)]
@@ -172,6 +175,9 @@ fn kv_shape(config: &Config, options: &Options, notes: &mut Vec<String>) -> Resu
     }
     let context = match options.context {
         Some(0) => config.context, // llama.cpp's spelling for "all the model can hold"
+        Some(n) if n > MOST_CONTEXT => {
+            return Err(Error::Usage(format!("-c {n}: more than {MOST_CONTEXT} positions are not supported")));
+        }
         Some(n) => n,
         None => config.context.min(CONTEXT),
     };
@@ -190,8 +196,27 @@ fn kv_shape(config: &Config, options: &Options, notes: &mut Vec<String>) -> Resu
             )));
         }
     }
-    let chunk = options.chunk.min(context);
-    Ok(KvShape::new(config, context, chunk, options.rewind, options.keys, options.values))
+    let (chunk, rewind) = (options.chunk.min(context), options.rewind.min(context));
+    let shape = |context| KvShape::new(config, context, chunk, rewind, options.keys, options.values);
+    match hardware::available_bytes() {
+        Some(free) if shape(context).bytes() > free => Err(no_room(context, free, &|n| shape(n).bytes())),
+        _ => Ok(shape(context)),
+    }
+}
+
+/// Why a cache does not fit, and the largest context that does. `bytes` grows with the context.
+fn no_room(context: usize, free: u64, bytes: &dyn Fn(usize) -> u64) -> Error {
+    let (mut fits, mut fails) = (0, context);
+    while fails - fits > 1 {
+        let middle = fits + (fails - fits) / 2;
+        if bytes(middle) > free { fails = middle } else { fits = middle }
+    }
+    Error::Infeasible(format!(
+        "a context of {context} positions takes a cache of {} bytes, but {free} bytes of memory are free: {} too few; \
+         -c {fits} fits",
+        bytes(context),
+        bytes(context) - free
+    ))
 }
 
 fn threads(options: &Options, notes: &mut Vec<String>) -> Result<(usize, usize)> {
