@@ -95,8 +95,8 @@ fn fire(host: &Host, expert: &Expert<'_>, x: &Activations, range: Range<usize>, 
     });
     host.touch(Share::Gate, gate.row_bytes() * range.len());
     host.touch(Share::Up, up.row_bytes() * count);
-    for (t, u) in u.chunks_exact(count.max(1)).enumerate() {
-        let h = h.row(t);
+    for t in 0..x.t() {
+        let (h, u) = (h.row(t), &u[t * count..][..count]); // no numbers in `u` where all of them are silent
         if dense {
             h.iter_mut().zip(u).for_each(|(g, u)| *g = if *g > 0.0 { *g * u } else { 0.0 });
         } else {
@@ -123,9 +123,10 @@ fn project(host: &Host, down: Down<'_>, h: &Activations, range: Range<usize>, y:
             add_tiles(host.isa, tiles, h, range, y);
         }
         Down::ByNeuron(rows) => {
-            let share = rows.row_bytes() * range.len() / rows.width();
+            let fires = |i: &usize| h.values().iter().skip(*i).step_by(rows.len()).any(|&h| h != 0.0);
+            let fired = (0..rows.len()).filter(fires).count();
+            host.touch(Share::Down, fired * rows.row_bytes() * range.len() / rows.width());
             for (t, h) in h.values().chunks_exact(rows.len()).enumerate() {
-                host.touch(Share::Down, share * h.iter().filter(|&&h| h != 0.0).count());
                 add_rows(host.isa, rows, h, range.clone(), y.row(t));
             }
         }
