@@ -128,10 +128,11 @@ impl Pool {
         // Nobody may enter from here on; wait for those inside.
         let entered = s.word.fetch_or(CLOSED, Ordering::AcqRel) & ENTERED;
         self.wait(entered);
+        let panicked = s.panicked.swap(false, Ordering::Relaxed); // taken before raising: the next region starts clean
         if let Err(panic) = mine {
             resume_unwind(panic);
         }
-        assert!(!s.panicked.swap(false, Ordering::Relaxed), "a chunk of parallel work panicked");
+        assert!(!panicked, "a chunk of parallel work panicked");
     }
 
     /// Until all helpers that entered have left.
@@ -359,6 +360,8 @@ mod tests {
             let result = catch_unwind(AssertUnwindSafe(|| pool.run(20, |i| assert!(i != bad, "planted"))));
             assert!(result.is_err());
         }
+        let all_at_once = catch_unwind(AssertUnwindSafe(|| pool.run(20, |_| panic!("planted"))));
+        assert!(all_at_once.is_err());
         let sum = AtomicUsize::new(0);
         pool.run(100, |i| {
             sum.fetch_add(i, Ordering::Relaxed);
