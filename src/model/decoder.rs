@@ -63,6 +63,7 @@ impl Model {
     pub fn forward(&self, tokens: &[u32], kv: &mut KvCache, want: Range<usize>) -> Result<Vec<f32>> {
         let host = &*self.host;
         let turns = self.rotation.at(kv.len(), tokens.len());
+        kv.begin(tokens.len());
         let mut x = host.timed(Share::Embed, || self.embed(tokens))?; // [t, width]
         for (layer, block) in self.blocks.iter().enumerate() {
             let choice = block.router.choose(host, &activations(host, &x)?)?; // before attention: the layer's input decides

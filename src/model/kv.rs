@@ -1,8 +1,9 @@
 //! The cache of keys and values: whole for layers that see everything, a ring for layers with a window.
 //!
 //! A ring holds its window, what one step writes, and some positions more (`rewind`), so that the last turn of a
-//! conversation can be taken back without computing the rest again. Everything is allocated once; the system gives
-//! pages as they are first written.
+//! conversation can be taken back without computing the rest again; rounded up to whole blocks of attention (256
+//! positions), so rewind costs its share of the bytes give or take one block. Everything is allocated once; the system
+//! gives pages as they are first written.
 
 use crate::config::Config;
 use kernels::attend::{KvFormat, Ring};
@@ -37,7 +38,7 @@ impl KvShape {
 
     /// Positions a layer must hold: a step of n tokens needs window + n - 1 (specification, sharp edge 10).
     fn positions(&self, window: Option<usize>, rewind: usize) -> usize {
-        window.map_or(self.context, |w| (w + self.chunk - 1 + rewind).min(self.context))
+        window.map_or(self.context, |w| w.saturating_add(self.chunk - 1).saturating_add(rewind).min(self.context))
     }
 
     fn rings(&self, positions: usize) -> (Ring, Ring) {
@@ -50,7 +51,7 @@ impl KvShape {
             let (keys, values) = self.rings(self.positions(window, rewind));
             (self.kv_heads * (keys.bytes() + values.bytes())) as u64
         };
-        self.windows.iter().map(layer).sum()
+        self.windows.iter().map(layer).fold(0, u64::saturating_add)
     }
 
     /// Bytes of the whole cache.
@@ -105,10 +106,16 @@ impl KvCache {
         &mut self.layers[layer]
     }
 
+    /// Says that layers begin to write `count` positions more. Should the step fail midway, what they overwrote counts as
+    /// gone.
+    pub fn begin(&mut self, count: usize) {
+        self.high = self.high.max(self.len + count);
+    }
+
     /// Says that all layers have written `count` positions more.
     pub fn grow(&mut self, count: usize) {
+        self.begin(count);
         self.len += count;
-        self.high = self.high.max(self.len);
     }
 
     /// Forgets everything after `len`. False if a window has already overwritten what the next token would see: the
@@ -134,7 +141,11 @@ mod tests {
 
     fn shape(window: usize, context: usize, chunk: usize, rewind: usize) -> KvShape {
         let layers = vec![Layer { rotary: false, window: None }, Layer { rotary: true, window: Some(window) }];
-        let config = Config {
+        KvShape::new(&config(layers), context, chunk, rewind, KvFormat::F16, KvFormat::F16)
+    }
+
+    fn config(layers: Vec<Layer>) -> Config {
+        Config {
             family: "smallthinker",
             name: None,
             layers,
@@ -143,7 +154,7 @@ mod tests {
             kv_heads: 1,
             head_width: 32,
             vocab: 10,
-            context,
+            context: 8192,
             norm_epsilon: 1e-6,
             rope_theta: 1e4,
             experts: 2,
@@ -154,8 +165,7 @@ mod tests {
             bos: None,
             eos: vec![],
             notes: vec![],
-        };
-        KvShape::new(&config, context, chunk, rewind, KvFormat::F16, KvFormat::F16)
+        }
     }
 
     #[test]
@@ -184,5 +194,37 @@ mod tests {
         assert_eq!(kv.len(), 0);
         kv.grow(700);
         assert!(kv.truncate(1), "nothing has been overwritten yet");
+    }
+
+    #[test]
+    fn a_step_that_failed_has_overwritten_what_it_might_have() {
+        let mut kv = KvCache::new(&shape(16, 4096, 224, 17)); // a ring of 256
+        kv.grow(600);
+        kv.begin(224); // and no `grow`
+        assert_eq!(kv.len(), 600);
+        assert!(kv.truncate(600 - 17), "the slack promised holds even then");
+        assert!(!kv.truncate(600 - 18));
+    }
+
+    /// The 21B: 39 layers of 52 have a window, 2,048 bytes of keys and values a position.
+    #[test]
+    fn rewind_costs_what_the_handbook_says() {
+        let layer = |i: usize| Layer { rotary: i % 4 != 0, window: (i % 4 != 0).then_some(4096) };
+        let config = Config {
+            layers: (0..52).map(layer).collect(),
+            width: 2560,
+            heads: 28,
+            kv_heads: 4,
+            head_width: 128,
+            context: 16384,
+            ..config(vec![])
+        };
+        let cache = |chunk, rewind| KvShape::new(&config, 16384, chunk, rewind, KvFormat::F16, KvFormat::F16);
+        assert_eq!(cache(512, 1024).rewind_bytes(), 78 << 20);
+        let block = 39 * 2048 * kernels::attend::BLOCK as u64; // rings are whole blocks: at most one more or less
+        for chunk in [1, 64, 128, 256, 300, 1024, 2048] {
+            assert!(cache(chunk, 1024).rewind_bytes().abs_diff(78 << 20) <= block, "{chunk}");
+        }
+        assert_eq!(cache(512, usize::MAX).bytes(), 52 * 2048 * 16384, "no ring is larger than the context");
     }
 }
