@@ -43,6 +43,8 @@ pub struct Options {
     /// Threads while decoding and while reading the prompt; `None`: all cores this process may use.
     pub threads: Option<usize>,
     pub threads_batch: Option<usize>,
+    /// Instruction set the kernels run on; `None`: what `KERNELS_ISA` names, else the fastest this processor has.
+    pub isa: Option<Isa>,
     /// Formats of the cache.
     pub keys: KvFormat,
     pub values: KvFormat,
@@ -63,6 +65,7 @@ impl Default for Options {
             context: None,
             threads: None,
             threads_batch: None,
+            isa: None,
             keys: KvFormat::F16,
             values: KvFormat::F16,
             chunk: 512,
@@ -102,7 +105,7 @@ impl Engine {
         notes.extend_from_slice(text.notes());
         let kv = kv_shape(&config, options, &mut notes)?;
         let threads = threads(options, &mut notes)?;
-        let isa = Isa::from_env().map_err(Error::Usage)?;
+        let isa = options.isa.map_or_else(Isa::from_env, Ok).map_err(Error::Usage)?;
         let host = Arc::new(Host::new(isa, threads.0.max(threads.1)));
         if options.check {
             checkpoint.check_finite(&|n, job| host.pool.run(n, job), progress)?;

@@ -103,7 +103,7 @@ impl Session {
         interrupt: Option<&AtomicBool>,
         sink: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<bool> {
-        self.check(tokens)?;
+        self.check(self.tokens.len(), tokens)?;
         let shared = self.engine.shared.clone();
         let chunk = shared.kv.chunk;
         for (i, part) in tokens.chunks(chunk).enumerate() {
@@ -124,12 +124,13 @@ impl Session {
         Ok(true)
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    /// Whether `tokens` may come after the first `len`.
+    fn check(&self, len: usize, tokens: &[u32]) -> Result<()> {
         let (vocab, context) = (self.shared().config.vocab, self.capacity());
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::Usage(format!("token id {id} is outside this model's vocabulary of {vocab}")));
         }
-        let total = self.tokens.len() + tokens.len();
+        let total = len + tokens.len();
         if total > context {
             return Err(Error::Usage(format!(
                 "{total} tokens do not fit in a context of {context}; a larger one is set with -c (this model was made for {})",
@@ -144,6 +145,7 @@ impl Session {
         let Some(last) = prompt.len().checked_sub(1) else {
             return Err(Error::Usage("an empty prompt has no next token".into()));
         };
+        self.check(0, prompt)?; // before anything of the cache is given up
         let text = &self.shared().text;
         let sampler = Sampler::new(sampling, text.limit())?.forbid(&text.holes());
         let stops = Stops::new(&limits.stop)?;
@@ -158,11 +160,11 @@ impl Session {
             stats.lost_tokens = common
         }
         let fresh = &prompt[stats.reused_tokens..];
-        stats.prompt_tokens = fresh.len();
 
         let mut logits = Vec::new();
         let want = fresh.len() - 1..fresh.len();
         let whole = self.feed_until(fresh, want, limits.interrupt.as_deref(), &mut |_, row| logits = row.to_vec())?;
+        stats.prompt_tokens = self.tokens.len() - stats.reused_tokens;
         stats.prompt_seconds = started.elapsed().as_secs_f64();
         stats.prompt_bytes = self.shared().host.touched() - before;
         let finish = if whole { None } else { Some(Finish::Interrupted) };

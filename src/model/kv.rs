@@ -209,7 +209,8 @@ mod tests {
     /// The 21B: 39 layers of 52 have a window, 2,048 bytes of keys and values a position.
     #[test]
     fn rewind_costs_what_the_handbook_says() {
-        let layer = |i: usize| Layer { rotary: i % 4 != 0, window: (i % 4 != 0).then_some(4096) };
+        let windowed = |i: usize| !i.is_multiple_of(4);
+        let layer = |i: usize| Layer { rotary: windowed(i), window: windowed(i).then_some(4096) };
         let config = Config {
             layers: (0..52).map(layer).collect(),
             width: 2560,
