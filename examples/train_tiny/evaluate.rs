@@ -15,19 +15,6 @@ use tokenizers::Tokenizer;
 pub const HELD_OUT_SEED: u64 = 0x4845_4C44_4F55_5421;
 pub const HELD_OUT_LENGTH: usize = 256;
 
-/// Mean bits per token over `rows` held-out rows of all domains.
-pub fn held_out_bits(model: &Reference, tokenizer: &Tokenizer, rows: usize) -> Result<f64> {
-    let mut packer = Packer::new(tokenizer, HELD_OUT_SEED, None)?;
-    let (mut bits, mut count) = (0.0, 0);
-    for _ in 0..rows {
-        let tokens = packer.row(HELD_OUT_LENGTH)?.tokens;
-        let surprises = row_surprises(model, &tokens)?.0;
-        bits += surprises.iter().map(|&s| s as f64 / LN_2).sum::<f64>();
-        count += surprises.len();
-    }
-    Ok(bits / count as f64)
-}
-
 fn row_surprises(model: &Reference, tokens: &[u32]) -> Result<(Vec<f32>, Vec<thermocline::model::reference::Seen>)> {
     let inputs = Tensor::new(&tokens[..tokens.len() - 1], &Device::Cpu)?.unsqueeze(0)?;
     let output = model.forward(&inputs)?;
@@ -39,28 +26,56 @@ pub struct Figures {
     pub name: &'static str,
     pub tokens: usize,
     pub bits: f64,
-    pub unigram: f64,
-    pub bigram: f64,
     /// Share of silent neurons of chosen experts, all layers and by layer.
     pub silent: f64,
     pub silent_by_layer: Vec<f64>,
-    /// Share of the choices of each expert, `[layer][expert]`.
+    /// Share of the tokens that chose each expert, `[layer][expert]`; each layer sums to the number of active experts.
     pub choices: Vec<Vec<f64>>,
 }
 
 impl Figures {
-    /// The experts chosen for more than twice their even share, hottest first: (layer, expert, share of tokens).
+    /// The experts chosen at more than twice the even rate, hottest first: (layer, expert, share of tokens).
     pub fn hot(&self, active: usize) -> Vec<(usize, usize, f64)> {
         let mut hot = Vec::new();
         for (layer, shares) in self.choices.iter().enumerate() {
-            let even = 1.0 / shares.len() as f64;
-            hot.extend(
-                shares.iter().enumerate().filter(|(_, s)| **s > 2.0 * even).map(|(e, s)| (layer, e, s * active as f64)),
-            );
+            let even = active as f64 / shares.len() as f64;
+            hot.extend(shares.iter().enumerate().filter(|(_, s)| **s > 2.0 * even).map(|(e, s)| (layer, e, *s)));
         }
         hot.sort_by(|a, b| b.2.total_cmp(&a.2));
         hot
     }
+}
+
+fn held_out<'a>(tokenizer: &'a Tokenizer, only: Option<Domain>) -> Result<Packer<'a>> {
+    Packer::new(tokenizer, HELD_OUT_SEED ^ only.map_or(0, |domain| 1 + domain as u64), only)
+}
+
+pub fn measure(model: &Reference, tokenizer: &Tokenizer, only: Option<Domain>, rows: usize) -> Result<Figures> {
+    let config = model.config();
+    let mut packer = held_out(tokenizer, only)?;
+    let (mut count, mut bits) = (0usize, 0.0);
+    let mut neurons = vec![(0usize, 0usize); config.layers.len()];
+    let mut choices = vec![vec![0f64; config.experts]; config.layers.len()];
+    for _ in 0..rows {
+        let (surprises, layers) = row_surprises(model, &packer.row(HELD_OUT_LENGTH)?.tokens)?;
+        bits += surprises.iter().map(|&s| s as f64 / LN_2).sum::<f64>();
+        count += surprises.len();
+        for (i, seen) in layers.iter().enumerate() {
+            let (all, silent) = silence(seen)?;
+            neurons[i] = (neurons[i].0 + all, neurons[i].1 + silent);
+            seen.chosen.iter().for_each(|&e| choices[i][e as usize] += 1.0);
+        }
+    }
+    choices.iter_mut().flatten().for_each(|share| *share /= count as f64);
+    let (all, silent) = neurons.iter().fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    Ok(Figures {
+        name: only.map_or("all", Domain::name),
+        tokens: count,
+        bits: bits / count as f64,
+        silent: silent as f64 / all as f64,
+        silent_by_layer: neurons.iter().map(|(all, silent)| *silent as f64 / *all as f64).collect(),
+        choices,
+    })
 }
 
 /// Guesses by counting: how often a token came, and how often after the one before it.
@@ -96,49 +111,20 @@ impl Counts {
         let pair = self.pair.get(&(before, token)).copied().unwrap_or(0.0);
         (pair + 2.0 * self.unigram(token)) / (self.single[before as usize] + 2.0)
     }
-}
 
-pub fn measure(
-    model: &Reference,
-    tokenizer: &Tokenizer,
-    counts: &Counts,
-    only: Option<Domain>,
-    rows: usize,
-) -> Result<Figures> {
-    let config = model.config();
-    let seed = HELD_OUT_SEED ^ only.map_or(0, |domain| 1 + domain as u64);
-    let mut packer = Packer::new(tokenizer, seed, only)?;
-    let (mut tokens_seen, mut bits, mut unigram, mut bigram) = (0usize, 0.0, 0.0, 0.0);
-    let mut neurons = vec![(0usize, 0usize); config.layers.len()];
-    let mut choices = vec![vec![0f64; config.experts]; config.layers.len()];
-    for _ in 0..rows {
-        let tokens = packer.row(HELD_OUT_LENGTH)?.tokens;
-        let (surprises, layers) = row_surprises(model, &tokens)?;
-        bits += surprises.iter().map(|&s| s as f64 / LN_2).sum::<f64>();
-        tokens_seen += surprises.len();
-        for pair in tokens.windows(2) {
-            unigram -= counts.unigram(pair[1]).log2();
-            bigram -= counts.bigram(pair[0], pair[1]).log2();
+    /// Mean bits per token on held-out text: by single tokens, by pairs.
+    pub fn measure(&self, tokenizer: &Tokenizer, only: Option<Domain>, rows: usize) -> Result<(f64, f64)> {
+        let mut packer = held_out(tokenizer, only)?;
+        let (mut single, mut pairs) = (0.0, 0.0);
+        for _ in 0..rows {
+            for pair in packer.row(HELD_OUT_LENGTH)?.tokens.windows(2) {
+                single -= self.unigram(pair[1]).log2();
+                pairs -= self.bigram(pair[0], pair[1]).log2();
+            }
         }
-        for (i, seen) in layers.iter().enumerate() {
-            let (all, silent) = silence(seen)?;
-            neurons[i] = (neurons[i].0 + all, neurons[i].1 + silent);
-            seen.chosen.iter().for_each(|&e| choices[i][e as usize] += 1.0);
-        }
+        let count = (rows * HELD_OUT_LENGTH) as f64;
+        Ok((single / count, pairs / count))
     }
-    let n = tokens_seen as f64;
-    choices.iter_mut().flatten().for_each(|share| *share /= n * config.active as f64);
-    let (all, silent) = neurons.iter().fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
-    Ok(Figures {
-        name: only.map_or("all", Domain::name),
-        tokens: tokens_seen,
-        bits: bits / n,
-        unigram: unigram / n,
-        bigram: bigram / n,
-        silent: silent as f64 / all as f64,
-        silent_by_layer: neurons.iter().map(|(all, silent)| *silent as f64 / *all as f64).collect(),
-        choices,
-    })
 }
 
 /// The most likely answer, token by token.

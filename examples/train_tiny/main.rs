@@ -35,6 +35,9 @@ struct Args {
     /// Finish within this many minutes of training, whatever the step
     #[arg(long)]
     minutes: Option<f64>,
+    /// Threads that learn; the result is the same for any number
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
     /// Go on from the last saved step
     #[arg(long)]
     resume: bool,
@@ -72,6 +75,7 @@ fn main() -> Result<()> {
             out,
             work,
             resume: args.resume,
+            threads: args.threads,
         })?;
     }
     report::run(&args.out, &args.work)

@@ -21,23 +21,25 @@ pub fn run(out: &Path, work: &Path) -> Result<()> {
     let model = shape::model(&shape::config(tokenizer::ends(&tokenizer)?), &weights)?;
 
     let counts = Counts::of_training(&tokenizer, COUNTED_ROWS)?;
-    let all = evaluate::measure(&model, &tokenizer, &counts, None, ROWS)?;
-    let mut figures = vec![&all];
-    let by_domain = Domain::ALL
-        .iter()
-        .map(|&domain| evaluate::measure(&model, &tokenizer, &counts, Some(domain), ROWS_BY_DOMAIN))
-        .collect::<Result<Vec<_>>>()?;
-    figures.extend(&by_domain);
-    print(&figures, parameters, model.config().active);
+    let (all, by_domain) = {
+        let measured = |only: Option<Domain>, rows: usize| -> Result<Measured> {
+            let (unigram, bigram) = counts.measure(&tokenizer, only, rows)?;
+            Ok(Measured { figures: evaluate::measure(&model, &tokenizer, only, rows)?, unigram, bigram })
+        };
+        let by_domain =
+            Domain::ALL.iter().map(|&domain| measured(Some(domain), ROWS_BY_DOMAIN)).collect::<Result<Vec<_>>>()?;
+        (measured(None, ROWS)?, by_domain)
+    };
+    print(&all, &by_domain, parameters, model.config().active);
 
     let beside = out.parent().unwrap_or(out);
     let mut stated = json!({
         "parameters": parameters,
-        "held_out_bits_per_token": all.bits,
+        "held_out_bits_per_token": all.figures.bits,
         "unigram_bits_per_token": all.unigram,
         "bigram_bits_per_token": all.bigram,
-        "silent": all.silent,
-        "silent_by_domain": by_domain.iter().map(|f| (f.name.to_string(), json!(f.silent))).collect::<serde_json::Map<_, _>>(),
+        "silent": all.figures.silent,
+        "silent_by_domain": by_domain.iter().map(|m| (m.figures.name.to_string(), json!(m.figures.silent))).collect::<serde_json::Map<_, _>>(),
     });
     match train::read_progress(work) {
         Ok(progress) => {
@@ -67,28 +69,32 @@ pub fn run(out: &Path, work: &Path) -> Result<()> {
     Ok(())
 }
 
-fn print(figures: &[&Figures], parameters: usize, active: usize) {
+struct Measured {
+    figures: Figures,
+    unigram: f64,
+    bigram: f64,
+}
+
+fn print(all: &Measured, by_domain: &[Measured], parameters: usize, active: usize) {
     println!("Parameters: {parameters}.\n");
     println!("| held-out text | tokens | bits per token | bigram | unigram | silent neurons |");
     println!("|---|---:|---:|---:|---:|---:|");
-    for f in figures {
+    for Measured { figures: f, unigram, bigram } in std::iter::once(all).chain(by_domain) {
         println!(
-            "| {} | {} | {:.3} | {:.2} | {:.2} | {:.1} % |",
+            "| {} | {} | {:.3} | {bigram:.2} | {unigram:.2} | {:.1} % |",
             f.name,
             f.tokens,
             f.bits,
-            f.bigram,
-            f.unigram,
             100.0 * f.silent
         );
     }
-    let by_layer: Vec<String> = figures[0].silent_by_layer.iter().map(|s| format!("{:.0} %", 100.0 * s)).collect();
+    let by_layer: Vec<String> = all.figures.silent_by_layer.iter().map(|s| format!("{:.0} %", 100.0 * s)).collect();
     println!("\nSilent by layer, all text: {}.\n", by_layer.join(", "));
     println!(
-        "| domain | experts chosen over twice their even share | the three hottest: layer.expert, share of tokens |"
+        "| domain | experts chosen at over twice the even rate | the three hottest: layer.expert, share of tokens |"
     );
     println!("|---|---:|---|");
-    for f in &figures[1..] {
+    for f in by_domain.iter().map(|m| &m.figures) {
         let hot = f.hot(active);
         let three: Vec<String> = hot.iter().take(3).map(|(l, e, s)| format!("{l}.{e} {:.0} %", 100.0 * s)).collect();
         println!("| {} | {} | {} |", f.name, hot.len(), three.join(", "));

@@ -6,11 +6,12 @@ use candle_core::{Device, Tensor, Var};
 use std::collections::BTreeMap;
 use thermocline::Error;
 use thermocline::checkpoint::Part;
-use thermocline::config::{Config, Gating, Layer};
+use thermocline::config::{Config, Gating, Layer, family};
 use thermocline::model::reference::Reference;
 
 /// Positions a query of a windowed layer sees.
 pub const WINDOW: usize = 64;
+const FAMILY: &str = "smallthinker";
 pub const VOCAB: usize = 1024;
 
 /// Layers 0 and 4 see everything and know no positions; the others see a window and rotate.
@@ -20,7 +21,7 @@ pub fn config(eos: [u32; 2]) -> Config {
         _ => Layer { rotary: true, window: Some(WINDOW) },
     };
     Config {
-        family: "smallthinker",
+        family: FAMILY,
         name: Some("smallthinker_thermocline_tiny".to_string()),
         layers: (0..6).map(layer).collect(),
         width: 128,
@@ -86,25 +87,11 @@ pub fn model(config: &Config, weights: &BTreeMap<String, Tensor>) -> Result<Refe
     })?)
 }
 
-/// A part's name in a safetensors checkpoint of the family (specification 2.1).
+/// A part's name in a safetensors checkpoint of the family.
 fn name(part: Part) -> String {
-    let layer = |i: u16, rest: &str| format!("model.layers.{i}.{rest}.weight");
-    let expert = |i: u16, e: u16, matrix: &str| layer(i, &format!("block_sparse_moe.experts.{e}.{matrix}"));
-    match part {
-        Part::Embedding => "model.embed_tokens.weight".to_string(),
-        Part::OutputNorm => "model.norm.weight".to_string(),
-        Part::Head => "lm_head.weight".to_string(),
-        Part::NormIn(i) => layer(i, "input_layernorm"),
-        Part::Query(i) => layer(i, "self_attn.q_proj"),
-        Part::Key(i) => layer(i, "self_attn.k_proj"),
-        Part::Value(i) => layer(i, "self_attn.v_proj"),
-        Part::AttentionOut(i) => layer(i, "self_attn.o_proj"),
-        Part::NormFfn(i) => layer(i, "post_attention_layernorm"),
-        Part::Router(i) => layer(i, "block_sparse_moe.primary_router"),
-        Part::Gate(i, e) => expert(i, e, "gate"),
-        Part::Up(i, e) => expert(i, e, "up"),
-        Part::Down(i, e) => expert(i, e, "down"),
-    }
+    let family =
+        family::ALL.iter().find(|family| family.name == FAMILY).expect("the engine reads the family it is for");
+    (family.tensor)(part)
 }
 
 pub fn tensors(weights: &Weights) -> BTreeMap<String, Tensor> {

@@ -12,14 +12,16 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use thermocline::config::Config;
 use thermocline::model::reference::Reference;
 use tokenizers::Tokenizer;
 
-/// Each takes its own rows of a step; small matrices gain nothing from being shared.
-const THREADS: usize = 4;
-/// Rows for each thread: short ones first, then fewer but longer ones, so that it learns to hold a conversation.
+/// A step's rows are learnt in this many parts, which threads take as they come; small matrices gain nothing from being
+/// shared. Their gradients are added in order, so the number of threads changes no result.
+const PARTS: usize = 4;
+/// Rows of a part: short ones first, then fewer but longer ones, so that it learns to hold a conversation.
 const SHORT: (usize, usize) = (6, 160);
 const LONG: (usize, usize) = (2, 400);
 /// From this share of the steps on, rows are long and the rate falls.
@@ -33,6 +35,7 @@ const SILENT_TARGET: f64 = 0.72;
 const SAVE_EVERY: Duration = Duration::from_secs(150);
 const REPORT_EVERY: usize = 25;
 const HELD_OUT_EVERY: usize = 250;
+const HELD_OUT_ROWS: usize = 12;
 
 #[derive(Serialize, Deserialize, Default, Clone)]
 pub struct Progress {
@@ -55,6 +58,7 @@ pub struct Job<'a> {
     pub out: PathBuf,
     pub work: PathBuf,
     pub resume: bool,
+    pub threads: usize,
 }
 
 fn batch(packer: &mut Packer, (count, length): (usize, usize)) -> Result<(Tensor, CrossEntropy)> {
@@ -72,7 +76,7 @@ fn rate(done: f64, since: usize) -> f64 {
     PEAK_RATE * warm.min(fall)
 }
 
-/// What one thread's rows of a step have to say. Sums over threads once they are added up.
+/// What one part of a step has to say; sums over parts once they are added up.
 struct Learnt {
     grads: GradStore,
     nats: f64,
@@ -100,7 +104,7 @@ impl Learnt {
     }
 }
 
-/// Forward and backward over rows of this seed. Each step and thread has its own, so a resumed run sees the text it
+/// Forward and backward over rows of this seed. Each part of each step has its own, so a resumed run sees the text it
 /// would have seen.
 fn learn(model: &Reference, tokenizer: &Tokenizer, seed: u64, size: (usize, usize), push: f64) -> Result<Learnt> {
     let (tokens, loss) = batch(&mut Packer::new(tokenizer, seed, None)?, size)?;
@@ -114,12 +118,43 @@ fn learn(model: &Reference, tokenizer: &Tokenizer, seed: u64, size: (usize, usiz
         (neurons, silent) = (neurons + all, silent + none);
     }
     Ok(Learnt {
-        grads: (total / THREADS as f64)?.backward()?,
+        grads: (total / PARTS as f64)?.backward()?,
         nats: guess.to_scalar::<f32>()? as f64,
         balance: balance.to_scalar::<f32>()? as f64,
         neurons,
         silent,
     })
+}
+
+/// Computes every part on some thread, then adds them in order.
+fn share<T: Send>(
+    threads: usize,
+    part: impl Fn(usize) -> Result<T> + Sync,
+    add: impl Fn(&mut T, T) -> Result<()>,
+) -> Result<T> {
+    let next = AtomicUsize::new(0);
+    let take = || -> Result<Vec<(usize, T)>> {
+        let mut done = Vec::new();
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                i if i < PARTS => done.push((i, part(i)?)),
+                _ => return Ok(done),
+            }
+        }
+    };
+    let mut parts = Vec::with_capacity(PARTS);
+    std::thread::scope(|scope| -> Result<()> {
+        let threads: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(take)).collect();
+        for thread in threads {
+            parts.extend(thread.join().expect("a training thread does not panic")?);
+        }
+        Ok(())
+    })?;
+    parts.sort_by_key(|(i, _)| *i);
+    let mut parts = parts.into_iter().map(|(_, part)| part);
+    let mut sum = parts.next().expect("a step has parts");
+    parts.try_for_each(|part| add(&mut sum, part))?;
+    Ok(sum)
 }
 
 pub fn run(job: &Job) -> Result<Progress> {
@@ -146,31 +181,21 @@ pub fn run(job: &Job) -> Result<Progress> {
             break;
         }
         let size = if done < FALL { SHORT } else { LONG };
-        let part = |thread: usize| {
-            let seed = Random::new(SEED ^ ((progress.step as u64 + 1) << 20) ^ thread as u64).next();
-            learn(&model, job.tokenizer, seed, size, progress.push)
-        };
-        // Each thread has its own rows; the gradients are averaged.
-        let mut parts = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || part(thread))).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("a training thread does not panic"))
-                .collect::<Result<Vec<_>>>()
-        })?;
-        let mut learnt = parts.remove(0);
-        for other in parts {
-            learnt.add(other, &vars)?;
-        }
+        let seed = |part: usize| Random::new(SEED ^ ((progress.step as u64 + 1) << 20) ^ part as u64).next();
+        let learnt = share(
+            job.threads,
+            |part| learn(&model, job.tokenizer, seed(part), size, progress.push),
+            |sum, part| sum.add(part, &vars),
+        )?;
         let mut grads = learnt.grads;
         let norm = loss::clip(&mut grads, &vars, NORM_LIMIT)?;
         optimizer.set_learning_rate(rate(done, progress.step - first));
         optimizer.step(&grads)?;
         progress.step += 1;
-        progress.tokens += THREADS * size.0 * size.1;
+        progress.tokens += PARTS * size.0 * size.1;
         progress.seconds = before + began.elapsed().as_secs_f64();
 
-        let bits = learnt.nats / THREADS as f64 / std::f64::consts::LN_2;
+        let bits = learnt.nats / PARTS as f64 / std::f64::consts::LN_2;
         smooth = Some(smooth.map_or(bits, |smooth| 0.95 * smooth + 0.05 * bits));
         if progress.step.is_multiple_of(REPORT_EVERY) {
             let silent = learnt.silent as f64 / learnt.neurons as f64;
@@ -184,14 +209,14 @@ pub fn run(job: &Job) -> Result<Progress> {
                 smooth,
                 silent,
                 progress.push,
-                learnt.balance / THREADS as f64,
+                learnt.balance / PARTS as f64,
                 optimizer.learning_rate(),
                 progress.tokens as f64 / progress.seconds,
                 progress.seconds,
             );
         }
         if progress.step.is_multiple_of(HELD_OUT_EVERY) {
-            let held_out = evaluate::held_out_bits(&model, job.tokenizer, 12)?;
+            let held_out = evaluate::measure(&model, job.tokenizer, None, HELD_OUT_ROWS)?.bits;
             progress.held_out.push((progress.tokens, held_out));
             eprintln!("            held out: {held_out:.3} bits/token");
         }
@@ -200,7 +225,7 @@ pub fn run(job: &Job) -> Result<Progress> {
             saved = Instant::now();
         }
     }
-    let held_out = evaluate::held_out_bits(&model, job.tokenizer, 12)?;
+    let held_out = evaluate::measure(&model, job.tokenizer, None, HELD_OUT_ROWS)?.bits;
     progress.held_out.push((progress.tokens, held_out));
     save(job, &weights, &progress)?;
     Ok(progress)

@@ -3,9 +3,9 @@
 use super::random::Random;
 use super::words::*;
 
-fn person(random: &mut Random) -> (bool, &'static str) {
+fn person(random: &mut Random) -> String {
     let female = random.chance(0.5);
-    (female, random.pick(if female { FEMALE } else { MALE }))
+    name(random, female)
 }
 
 /// JSON on one line, or one field per line.
@@ -22,7 +22,7 @@ fn quoted(text: &str) -> String {
 /// A request for a thing as JSON, and the JSON.
 fn json(random: &mut Random) -> (String, String) {
     let lines = random.chance(0.35);
-    let (_, name) = person(random);
+    let name = person(random);
     let age = random.between(1, 90).to_string();
     let ask = random.pick(&[
         "Give me JSON for {x}.",
@@ -35,11 +35,12 @@ fn json(random: &mut Random) -> (String, String) {
         "Turn this into JSON: {x}.",
         "I need a JSON object for {x}.",
     ]);
-    let (what, answer) = match random.below(8) {
+    let (what, answer) = match random.below(9) {
         0 | 1 => {
-            let animal = random.pick(ANIMALS);
+            let animals = if random.chance(0.75) { ANIMALS } else { NOUNS };
+            let animal = random.pick(animals);
             let mut what = format!("{} named {name}", article(animal));
-            let mut fields = vec![("name", quoted(name)), ("animal", quoted(animal))];
+            let mut fields = vec![("name", quoted(&name)), ("animal", quoted(animal))];
             if random.chance(0.6) {
                 what += random.pick(&[", age ", ", aged "]);
                 what += &age;
@@ -56,7 +57,7 @@ fn json(random: &mut Random) -> (String, String) {
         }
         2 | 3 => {
             let city = random.pick(CITIES);
-            let mut fields = vec![("name", quoted(name)), ("age", age.clone())];
+            let mut fields = vec![("name", quoted(&name)), ("age", age.clone())];
             let what = if random.chance(0.6) {
                 fields.push(("city", quoted(city)));
                 format!("a person named {name}, age {age}, from {city}")
@@ -70,9 +71,9 @@ fn json(random: &mut Random) -> (String, String) {
             let fields = vec![("item", quoted(item)), ("price", price.to_string()), ("count", count.to_string())];
             (format!("{count} of the item {item} at price {price}"), object(&fields, lines))
         }
-        5 => {
-            let count = random.between(2, 4);
-            let from = *random.one(&[COLORS, ANIMALS, CITIES, OBJECTS]);
+        5 | 8 => {
+            let count = random.between(2, 5);
+            let from = *random.one(&[COLORS, ANIMALS, CITIES, OBJECTS, NOUNS, MALE]);
             let all = random.several(from, count);
             let list: Vec<String> = all.iter().map(|w| quoted(w)).collect();
             (format!("a list of {}", join(&all)), format!("[{}]", list.join(", ")))
@@ -81,7 +82,7 @@ fn json(random: &mut Random) -> (String, String) {
             let (title, pages) = (random.pick(OBJECTS), random.between(10, 400));
             let title = capital(&format!("the {} {title}", random.pick(COLORS)));
             let title: String = title.split(' ').map(capital).collect::<Vec<_>>().join(" ");
-            let fields = vec![("title", quoted(&title)), ("author", quoted(name)), ("pages", pages.to_string())];
+            let fields = vec![("title", quoted(&title)), ("author", quoted(&name)), ("pages", pages.to_string())];
             (format!("a book called {title} by {name} with {pages} pages"), object(&fields, lines))
         }
         _ => {
@@ -95,11 +96,11 @@ fn json(random: &mut Random) -> (String, String) {
 
 /// The same kinds of thing when the asker leaves the values to us.
 fn open_json(random: &mut Random) -> (String, String) {
-    let (_, name) = person(random);
+    let name = person(random);
     let age = random.between(1, 90).to_string();
     let (what, fields) = match random.below(5) {
-        0 => ("a person", vec![("name", quoted(name)), ("age", age), ("city", quoted(random.pick(CITIES)))]),
-        1 => ("an animal", vec![("name", quoted(name)), ("animal", quoted(random.pick(ANIMALS))), ("age", age)]),
+        0 => ("a person", vec![("name", quoted(&name)), ("age", age), ("city", quoted(random.pick(CITIES)))]),
+        1 => ("an animal", vec![("name", quoted(&name)), ("animal", quoted(random.pick(ANIMALS))), ("age", age)]),
         2 => {
             let animal = random.pick(&["cat", "dog", "fox", "owl", "horse", "bear"]);
             let what = match animal {
@@ -110,14 +111,14 @@ fn open_json(random: &mut Random) -> (String, String) {
                 "horse" => "a horse",
                 _ => "a bear",
             };
-            (what, vec![("name", quoted(name)), ("animal", quoted(animal)), ("color", quoted(random.pick(COLORS)))])
+            (what, vec![("name", quoted(&name)), ("animal", quoted(animal)), ("color", quoted(random.pick(COLORS)))])
         }
         3 => ("a product", vec![("item", quoted(random.pick(OBJECTS))), ("price", random.between(1, 99).to_string())]),
         _ => (
             "a user",
             vec![
                 ("id", random.between(1, 999).to_string()),
-                ("name", quoted(name)),
+                ("name", quoted(&name)),
                 ("active", random.pick(&["true", "false"]).to_string()),
             ],
         ),

@@ -175,9 +175,10 @@ const PLOTS: &[&[&[&str]]] = &[
 impl Tale {
     pub fn random(random: &mut Random) -> Tale {
         let female = random.chance(0.5);
-        let hero = match random.weighted(&[0.5, 0.35, 0.15]) {
+        let hero = match random.weighted(&[0.36, 0.24, 0.2, 0.2]) {
             0 => random.pick(ANIMALS).to_string(),
             1 => random.pick(PEOPLE).to_string(),
+            2 => random.pick(NOUNS).to_string(),
             _ => invented(random),
         };
         let female = match hero.as_str() {
@@ -190,7 +191,7 @@ impl Tale {
             friend = random.pick(ANIMALS).to_string();
         }
         Tale {
-            name: random.pick(if female { FEMALE } else { MALE }).to_string(),
+            name: name(random, female),
             adjective: random.pick(ADJECTIVES).to_string(),
             object: random.pick(OBJECTS).to_string(),
             place: random.pick(PLACES).to_string(),

@@ -64,7 +64,7 @@ impl Sum {
 
 /// A question and its answer.
 pub fn turn(random: &mut Random) -> (String, String) {
-    match random.weighted(&[0.56, 0.14, 0.06, 0.07, 0.04, 0.03, 0.04, 0.03, 0.03]) {
+    match random.weighted(&[0.52, 0.14, 0.1, 0.07, 0.04, 0.03, 0.04, 0.03, 0.03]) {
         0 => {
             let sum = Sum::random(random);
             (sum.question(random), format!("{}.", sum.line()))
