@@ -1,6 +1,7 @@
 //! What the model learnt, measured on text from seeds that training never used.
 
-use crate::corpus::Domain;
+use crate::corpus::random::Random;
+use crate::corpus::{self, Domain};
 use crate::loss::{silence, surprises};
 use crate::rows::Packer;
 use crate::tokenizer::encode;
@@ -34,15 +35,14 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// The experts chosen at more than twice the even rate, hottest first: (layer, expert, share of tokens).
-    pub fn hot(&self, active: usize) -> Vec<(usize, usize, f64)> {
-        let mut hot = Vec::new();
+    /// All experts, hottest first: (layer, expert, share of tokens that chose it).
+    pub fn hottest(&self) -> Vec<(usize, usize, f64)> {
+        let mut all = Vec::new();
         for (layer, shares) in self.choices.iter().enumerate() {
-            let even = active as f64 / shares.len() as f64;
-            hot.extend(shares.iter().enumerate().filter(|(_, s)| **s > 2.0 * even).map(|(e, s)| (layer, e, *s)));
+            all.extend(shares.iter().enumerate().map(|(expert, share)| (layer, expert, *share)));
         }
-        hot.sort_by(|a, b| b.2.total_cmp(&a.2));
-        hot
+        all.sort_by(|a, b| b.2.total_cmp(&a.2));
+        all
     }
 }
 
@@ -142,6 +142,16 @@ pub fn answer(model: &Reference, tokenizer: &Tokenizer, question: &str, limit: u
         tokens.push(best);
     }
     tokenizer.decode(&tokens[start..], true).map_err(|e| anyhow!("decoding an answer: {e}"))
+}
+
+/// How many of `count` questions with one right answer are answered with just that.
+pub fn right_answers(model: &Reference, tokenizer: &Tokenizer, domain: Domain, count: usize) -> Result<usize> {
+    let mut random = Random::new(HELD_OUT_SEED);
+    let mut right = 0;
+    for (question, expected) in (0..count).filter_map(|_| corpus::examination(domain, &mut random)) {
+        right += (answer(model, tokenizer, &question, 60)? == expected) as usize;
+    }
+    Ok(right)
 }
 
 /// Twenty questions over all domains. None is written out in the corpus; some are of kinds it does not have.

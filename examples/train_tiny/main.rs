@@ -30,7 +30,7 @@ struct Args {
     #[arg(long, default_value = "target/train_tiny")]
     work: PathBuf,
     /// Steps of training
-    #[arg(long, default_value_t = 6000)]
+    #[arg(long, default_value_t = 4000)]
     steps: usize,
     /// Finish within this many minutes of training, whatever the step
     #[arg(long)]

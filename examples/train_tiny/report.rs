@@ -12,6 +12,8 @@ const COUNTED_ROWS: usize = 8000;
 /// Held-out rows measured over all domains together and in each.
 const ROWS: usize = 64;
 const ROWS_BY_DOMAIN: usize = 24;
+/// Questions with one right answer, in each domain that has them.
+const EXAMINED: usize = 200;
 
 /// Figures go to `figures.json` and the curve to `loss.svg`, beside the folder.
 pub fn run(out: &Path, work: &Path) -> Result<()> {
@@ -31,6 +33,12 @@ pub fn run(out: &Path, work: &Path) -> Result<()> {
         (measured(None, ROWS)?, by_domain)
     };
     print(&all, &by_domain, parameters, model.config().active);
+    let right = |domain| evaluate::right_answers(&model, &tokenizer, domain, EXAMINED);
+    println!(
+        "Right answers, of {EXAMINED}: {} sums below one hundred, {} sentences into Russian.",
+        right(Domain::Sums)?,
+        right(Domain::Russian)?
+    );
 
     let beside = out.parent().unwrap_or(out);
     let mut stated = json!({
@@ -90,14 +98,15 @@ fn print(all: &Measured, by_domain: &[Measured], parameters: usize, active: usiz
     }
     let by_layer: Vec<String> = all.figures.silent_by_layer.iter().map(|s| format!("{:.0} %", 100.0 * s)).collect();
     println!("\nSilent by layer, all text: {}.\n", by_layer.join(", "));
-    println!(
-        "| domain | experts chosen at over twice the even rate | the three hottest: layer.expert, share of tokens |"
-    );
-    println!("|---|---:|---|");
+    let even = active as f64 / all.figures.choices[0].len() as f64;
+    println!("An even share of tokens for each expert would be {:.1} %.\n", 100.0 * even);
+    println!("| domain | experts over 1.5 times that | over twice | the five hottest: layer.expert, share of tokens |");
+    println!("|---|---:|---:|---|");
     for f in by_domain.iter().map(|m| &m.figures) {
-        let hot = f.hot(active);
-        let three: Vec<String> = hot.iter().take(3).map(|(l, e, s)| format!("{l}.{e} {:.0} %", 100.0 * s)).collect();
-        println!("| {} | {} | {} |", f.name, hot.len(), three.join(", "));
+        let hottest = f.hottest();
+        let over = |times: f64| hottest.iter().filter(|(_, _, share)| *share > times * even).count();
+        let five: Vec<String> = hottest.iter().take(5).map(|(l, e, s)| format!("{l}.{e} {:.0} %", 100.0 * s)).collect();
+        println!("| {} | {} | {} | {} |", f.name, over(1.5), over(2.0), five.join(", "));
     }
     println!();
 }

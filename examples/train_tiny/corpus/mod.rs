@@ -84,6 +84,15 @@ impl Domain {
     }
 }
 
+/// A question with one right answer: a sum below one hundred, or a sentence to be put into Russian.
+pub fn examination(domain: Domain, random: &mut Random) -> Option<(String, String)> {
+    match domain {
+        Domain::Sums => Some(sums::plain(random)),
+        Domain::Russian => Some(russian::translation(random)),
+        _ => None,
+    }
+}
+
 /// A piece of text of one domain; dialogues carry the template's marks.
 pub struct Document {
     pub domain: Domain,

@@ -156,24 +156,27 @@ const PHRASES: &[(&str, &str)] = &[
     ("day", "день"),
 ];
 
+/// A sentence to be put into Russian.
+pub fn translation(random: &mut Random) -> (String, String) {
+    let Phrase { english, russian } = sentence(random);
+    let bare = english.trim_end_matches('.');
+    let small = format!("t{}", &bare[1..]);
+    let ask = match random.below(7) {
+        0 => format!("Translate into Russian: {english}"),
+        1 => format!("Translate to Russian: {english}"),
+        2 => format!("How do you say \"{small}\" in Russian?"),
+        3 => format!("Say in Russian: {english}"),
+        4 => format!("What is \"{english}\" in Russian?"),
+        5 => format!("{english} In Russian, please."),
+        _ => format!("Translate \"{small}\" to Russian."),
+    };
+    (ask, russian)
+}
+
 /// Requests in English about Russian, and talk in Russian.
 pub fn turn(random: &mut Random) -> (String, String) {
     match random.weighted(&[0.3, 0.2, 0.14, 0.08, 0.18, 0.1]) {
-        0 => {
-            let Phrase { english, russian } = sentence(random);
-            let bare = english.trim_end_matches('.');
-            let small = format!("t{}", &bare[1..]);
-            let ask = match random.below(7) {
-                0 => format!("Translate into Russian: {english}"),
-                1 => format!("Translate to Russian: {english}"),
-                2 => format!("How do you say \"{small}\" in Russian?"),
-                3 => format!("Say in Russian: {english}"),
-                4 => format!("What is \"{english}\" in Russian?"),
-                5 => format!("{english} In Russian, please."),
-                _ => format!("Translate \"{small}\" to Russian."),
-            };
-            (ask, russian)
-        }
+        0 => translation(random),
         1 => {
             let Phrase { english, russian } = sentence(random);
             let ask = match random.below(5) {

@@ -62,13 +62,16 @@ impl Sum {
     }
 }
 
+/// One sum below one hundred.
+pub fn plain(random: &mut Random) -> (String, String) {
+    let sum = Sum::random(random);
+    (sum.question(random), format!("{}.", sum.line()))
+}
+
 /// A question and its answer.
 pub fn turn(random: &mut Random) -> (String, String) {
     match random.weighted(&[0.52, 0.14, 0.1, 0.07, 0.04, 0.03, 0.04, 0.03, 0.03]) {
-        0 => {
-            let sum = Sum::random(random);
-            (sum.question(random), format!("{}.", sum.line()))
-        }
+        0 => plain(random),
         1 => problem(random),
         2 => {
             let (a, b) = (random.below(100), random.below(100));
