@@ -69,12 +69,14 @@ impl Case {
                 let head = KvHead::new(keys, &key_bytes, values, &value_bytes);
                 let mut folded = vec![0.0; queries.partial_len()];
                 if split {
-                    let blocks: Vec<_> = span.blocks().collect();
-                    let mut partials = vec![vec![f32::NAN; queries.partial_len()]; blocks.len()];
-                    for (block, partial) in blocks.iter().zip(&mut partials).rev() {
-                        attend::attend_block(&queries, &head, *block, partial, &mut scratch);
+                    let (blocks, len) = (span.blocks(), queries.partial_len());
+                    let mut partials = vec![f32::NAN; blocks.len() * len];
+                    let middle = blocks.start + blocks.len() / 2;
+                    for part in [middle..blocks.end, blocks.start..middle] {
+                        let place = (part.start - blocks.start) * len..(part.end - blocks.start) * len;
+                        attend::attend_blocks(&queries, &head, part, &mut partials[place], &mut scratch);
                     }
-                    for partial in &partials {
+                    for partial in partials.chunks_exact(len) {
                         attend::merge(&queries, &mut folded, partial);
                     }
                 } else {

@@ -28,10 +28,12 @@ const LN_2_HIGH: f32 = std::f32::consts::LN_2;
 const LN_2_LOW: f32 = -1.904_654_3e-9;
 /// Below this e^x < 2^-126.
 const EXP_LEAST: f32 = -87.336_5;
+/// Below this 2^x < 2^-126.
+const EXP2_LEAST: f32 = -126.0;
 /// The first f32 whose e^x overflows.
 const EXP_MOST: f32 = 88.722_84;
 
-/// 2^x in each lane; 0 below -126, infinite from 128 on.
+/// 2^x in each lane, for x of at most 0 (or not a number); 0 below -126.
 #[inline(always)]
 pub(crate) fn exp2<L: Lanes>(lanes: L, x: L::V) -> L::V {
     let t = lanes.add(x, lanes.splat(ROUND));
@@ -41,7 +43,7 @@ pub(crate) fn exp2<L: Lanes>(lanes: L, x: L::V) -> L::V {
         p = lanes.fma(p, f, lanes.splat(*c));
     }
     p = lanes.fma(p, f, lanes.splat(1.0));
-    limit(lanes, x, lanes.add_exponent(p, t), -126.0, 128.0)
+    lanes.where_less(x, lanes.splat(EXP2_LEAST), lanes.splat(0.0), lanes.add_exponent(p, t))
 }
 
 /// e^x in each lane; 0 below -87.3365, infinite above 88.72284.
@@ -57,14 +59,9 @@ pub(crate) fn exp<L: Lanes>(lanes: L, x: L::V) -> L::V {
     }
     p = lanes.fma(p, r, lanes.splat(1.0));
     p = lanes.fma(p, r, lanes.splat(1.0));
-    limit(lanes, x, lanes.add_exponent(p, t), EXP_LEAST, EXP_MOST)
-}
-
-#[inline(always)]
-fn limit<L: Lanes>(lanes: L, x: L::V, y: L::V, least: f32, most: f32) -> L::V {
-    let y = lanes.where_less(x, lanes.splat(least), lanes.splat(0.0), y);
+    let y = lanes.where_less(x, lanes.splat(EXP_LEAST), lanes.splat(0.0), lanes.add_exponent(p, t));
     // What is too large becomes infinite, and what is not a number stays none.
-    lanes.where_less(x, lanes.splat(most), y, lanes.add(x, lanes.splat(f32::INFINITY)))
+    lanes.where_less(x, lanes.splat(EXP_MOST), y, lanes.add(x, lanes.splat(f32::INFINITY)))
 }
 
 /// [`exp`] of one number.
@@ -77,7 +74,11 @@ pub(crate) fn exp_one(x: f32) -> f32 {
         p = p.mul_add(r, *c);
     }
     p = p.mul_add(r, 1.0).mul_add(r, 1.0);
-    limit_one(x, p, t, EXP_LEAST, EXP_MOST)
+    match x {
+        _ if x < EXP_LEAST => 0.0,
+        _ if x < EXP_MOST => add_exponent(p, t),
+        _ => x + f32::INFINITY,
+    }
 }
 
 /// [`exp2`] of one number.
@@ -88,13 +89,9 @@ pub(crate) fn exp2_one(x: f32) -> f32 {
     for c in &EXP2[1..] {
         p = p.mul_add(f, *c);
     }
-    limit_one(x, p.mul_add(f, 1.0), t, -126.0, 128.0)
+    if x < EXP2_LEAST { 0.0 } else { add_exponent(p.mul_add(f, 1.0), t) }
 }
 
-fn limit_one(x: f32, p: f32, t: f32, least: f32, most: f32) -> f32 {
-    match x {
-        _ if x < least => 0.0,
-        _ if x < most => f32::from_bits(p.to_bits().wrapping_add(t.to_bits() << 23)),
-        _ => x + f32::INFINITY,
-    }
+fn add_exponent(p: f32, t: f32) -> f32 {
+    f32::from_bits(p.to_bits().wrapping_add(t.to_bits() << 23))
 }

@@ -34,6 +34,8 @@ pub(crate) trait Lanes: Copy {
     fn splat_f16(self, from: &[u8; 2]) -> Self::V;
     /// Sixteen signed bytes, exactly.
     fn load_i8(self, from: &[u8; 16]) -> Self::V;
+    /// Says that the cache line of this byte will soon be read.
+    fn prefetch(self, at: &u8);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -154,6 +156,9 @@ impl Lanes for Scalar {
     fn load_i8(self, from: &[u8; 16]) -> Self::V {
         each(|l| f32::from(from[l].cast_signed()))
     }
+
+    #[inline(always)]
+    fn prefetch(self, _: &u8) {}
 
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {

@@ -13,7 +13,7 @@
 //! The result is a · (1 / l). Keys and values are read as what their format decodes to, exactly.
 //!
 //! So how a context is split among threads, how a prompt was cut into chunks and where the ring begins change nothing:
-//! [`attend`], which folds as it goes, and [`attend_block`] with [`merge`] give the same bits.
+//! [`attend`], which folds as it goes, and [`attend_blocks`] with [`merge`] give the same bits.
 
 mod ring;
 
@@ -238,35 +238,64 @@ impl Scratch {
     }
 }
 
-/// The partial result of block `block` (absolute: of positions `block` · [`BLOCK`] on) for all queries.
+/// The partial results of these blocks (absolute: block b is positions b · [`BLOCK`] on), one after the other in
+/// `partials`, each [`Queries::partial_len`] long. One call for a run of blocks is faster than a call for each, since the
+/// next block's keys are fetched while the last values are worked on; the bits are the same.
 ///
-/// Panics where `partial` is not [`Queries::partial_len`] long, widths differ, or the ring is too small to hold all that
-/// the first token sees until the last one's position.
-pub fn attend_block(queries: &Queries, head: &KvHead, block: usize, partial: &mut [f32], scratch: &mut Scratch) {
+/// Panics where `partials` has another length, widths differ, or the ring is too small to hold all that the first token
+/// sees until the last one's position.
+pub fn attend_blocks(
+    queries: &Queries,
+    head: &KvHead,
+    blocks: Range<usize>,
+    partials: &mut [f32],
+    scratch: &mut Scratch,
+) {
     assert!(
-        partial.len() == queries.partial_len() && queries.head_width == head.keys.head_width(),
-        "a partial result of {} numbers for {} queries of width {} over heads of width {}",
-        partial.len(),
-        queries.len(),
+        partials.len() == blocks.len() * queries.partial_len(),
+        "partial results of {} numbers for {} blocks of {} queries",
+        partials.len(),
+        blocks.len(),
+        queries.len()
+    );
+    if !queries.is_empty() {
+        for (block, partial) in blocks.clone().zip(partials.chunks_exact_mut(queries.partial_len())) {
+            attend_block(queries, head, block, block + 1 < blocks.end, partial, scratch);
+        }
+    }
+}
+
+/// One block. `more`: the next one follows.
+fn attend_block(
+    queries: &Queries,
+    head: &KvHead,
+    block: usize,
+    more: bool,
+    partial: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    assert!(
+        queries.head_width == head.keys.head_width(),
+        "queries of width {} over heads of width {}",
         queries.head_width,
         head.keys.head_width()
     );
-    if queries.is_empty() {
-        return;
-    }
     let span = queries.span;
     let (oldest, end) = (span.visible(0).start, span.visible(span.tokens - 1).end);
     let capacity = head.keys.capacity();
     assert!(end - oldest <= capacity, "positions {oldest}..{end} asked of a cache of {capacity}");
-    let slot = block * BLOCK % capacity;
-    let of = |ring: Ring| slot * ring.row_bytes()..(slot + BLOCK) * ring.row_bytes();
+    let of = |ring: Ring, block: usize, len: usize| {
+        let slot = block * BLOCK % capacity;
+        slot * ring.row_bytes()..(slot + len) * ring.row_bytes()
+    };
     let apply = Apply {
         queries,
         start: block * BLOCK,
         key_format: head.keys.format(),
-        keys: &head.key_bytes[of(head.keys)],
+        keys: &head.key_bytes[of(head.keys, block, BLOCK)],
         value_format: head.values.format(),
-        values: &head.value_bytes[of(head.values)],
+        values: &head.value_bytes[of(head.values, block, BLOCK)],
+        after: if more { &head.key_bytes[of(head.keys, block + 1, 2 * TILE)] } else { &[] },
         partial,
         scratch,
     };
@@ -290,15 +319,16 @@ pub fn merge(queries: &Queries, into: &mut [f32], from: &[f32]) {
 
 /// All blocks, folded: the partial result of everything the queries see, to be given to [`Queries::finish`].
 ///
-/// Panics as [`attend_block`] does.
+/// Panics as [`attend_blocks`] does.
 pub fn attend<'s>(queries: &Queries, head: &KvHead, scratch: &'s mut Scratch) -> &'s [f32] {
     let mut running = std::mem::take(&mut scratch.running);
     let mut partial = std::mem::take(&mut scratch.partial);
     running.clear();
     running.resize(queries.partial_len(), 0.0);
     partial.resize(queries.partial_len(), 0.0);
-    for block in queries.span.blocks() {
-        attend_block(queries, head, block, &mut partial, scratch);
+    let blocks = queries.span.blocks();
+    for block in blocks.clone() {
+        attend_block(queries, head, block, block + 1 < blocks.end, &mut partial, scratch);
         merge(queries, &mut running, &partial);
     }
     (scratch.running, scratch.partial) = (running, partial);

@@ -117,6 +117,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        // SAFETY: `Avx2` proves the instructions; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
+    }
+
+    #[inline(always)]
     fn add(self, a: Pair, b: Pair) -> Pair {
         // SAFETY: `Avx2` proves the instructions.
         self.both(a, b, |a, b| unsafe { _mm256_add_ps(a, b) })

@@ -86,6 +86,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        // SAFETY: `Avx512` proves the instructions; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
+    }
+
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `Avx512` proves the instructions.
         unsafe { _mm512_add_ps(a, b) }
