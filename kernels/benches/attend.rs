@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use kernels::Isa;
-use kernels::attend::{self, KvFormat, KvHead, Queries, Ring, Scratch, Span};
+use kernels::attend::{self, Buffer, KvFormat, KvHead, Queries, Ring, Scratch, Span};
 use thermocline_kernels as kernels;
 
 const WIDTH: usize = 128;
@@ -78,8 +78,8 @@ fn numbers(len: usize) -> Vec<f32> {
 }
 
 /// A kv head with something in every slot.
-fn head(ring: Ring, positions: usize) -> (Vec<u8>, Vec<u8>) {
-    let (mut keys, mut values) = (vec![0; ring.bytes()], vec![0; ring.bytes()]);
+fn head(ring: Ring, positions: usize) -> (Buffer, Buffer) {
+    let (mut keys, mut values) = (ring.buffer(), ring.buffer());
     let rows = numbers(positions * WIDTH);
     ring.store_keys(Isa::best(), 0, &rows, WIDTH, &mut keys);
     ring.store_values(Isa::best(), 0, &rows, WIDTH, &mut values);
@@ -94,7 +94,7 @@ fn decode(format: KvFormat, depth: usize, sets: &[Isa]) {
     let ring = Ring::new(format, WIDTH, depth);
     let heads: Vec<_> = (0..(BYTES / (2 * ring.bytes())).max(1)).map(|_| head(ring, depth)).collect();
     let view = |i: usize| {
-        let (keys, values): &(Vec<u8>, Vec<u8>) = &heads[i];
+        let (keys, values): &(Buffer, Buffer) = &heads[i];
         KvHead::new(ring, keys, ring, values)
     };
     for group in [6, 7] {

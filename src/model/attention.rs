@@ -133,11 +133,9 @@ impl Attention {
         let mut partials: Vec<Vec<f32>> = heads.iter().map(|_| vec![0f32; blocks.len() * len]).collect();
         let size = (blocks.len() * heads.len()).div_ceil(4 * host.pool.width()).max(1) * len;
         host.pool.grid(&mut partials, blocks.len() * len, size, |head, range, out| {
+            let run = blocks.start + range.start / len..blocks.start + range.end / len;
             SCRATCH.with_borrow_mut(|scratch| {
-                for (i, partial) in out.row(0).chunks_exact_mut(len).enumerate() {
-                    let block = blocks.start + range.start / len + i;
-                    attend::attend_block(&asked[head], &heads[head], block, partial, scratch);
-                }
+                attend::attend_blocks(&asked[head], &heads[head], run, out.row(0), scratch);
             });
         });
         let mut out = vec![0f32; self.heads * self.head_width];

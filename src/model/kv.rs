@@ -6,7 +6,7 @@
 //! gives pages as they are first written.
 
 use crate::config::Config;
-use kernels::attend::{KvFormat, Ring};
+use kernels::attend::{Buffer, KvFormat, Ring};
 
 /// The sizes of one session's cache.
 #[derive(Clone, Debug)]
@@ -78,16 +78,16 @@ pub struct LayerKv {
     pub window: Option<usize>,
     pub key_ring: Ring,
     pub value_ring: Ring,
-    pub keys: Vec<Vec<u8>>,
-    pub values: Vec<Vec<u8>>,
+    pub keys: Vec<Buffer>,
+    pub values: Vec<Buffer>,
 }
 
 impl KvCache {
     pub fn new(shape: &KvShape) -> KvCache {
         let layer = |&window: &Option<usize>| {
             let (key_ring, value_ring) = shape.rings(shape.positions(window, shape.rewind));
-            let buffers = |bytes: usize| (0..shape.kv_heads).map(|_| vec![0u8; bytes]).collect();
-            let (keys, values) = (buffers(key_ring.bytes()), buffers(value_ring.bytes()));
+            let buffers = |ring: Ring| (0..shape.kv_heads).map(|_| ring.buffer()).collect();
+            let (keys, values) = (buffers(key_ring), buffers(value_ring));
             LayerKv { window, key_ring, value_ring, keys, values }
         };
         KvCache { layers: shape.windows.iter().map(layer).collect(), len: 0, high: 0 }

@@ -70,8 +70,9 @@ pub(crate) fn run<W: Loop>(isa: Isa, work: W) -> W::Out {
         // SAFETY: the value of `Isa` proves what AVX-512 code needs.
         #[cfg(target_arch = "x86_64")]
         Set::Avx512 => unsafe { super::x86_64::lanes_avx512::run(work) },
+        // SAFETY: the value of `Isa` proves what NEON code needs.
         #[cfg(target_arch = "aarch64")]
-        Set::Neon | Set::Dotprod | Set::I8mm => work.run(Scalar),
+        Set::Neon | Set::Dotprod | Set::I8mm => unsafe { super::aarch64::lanes_neon::run(work) },
     }
 }
 

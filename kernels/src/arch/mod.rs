@@ -22,6 +22,8 @@ mod tiles;
 mod unpack;
 mod vector;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

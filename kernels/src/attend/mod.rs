@@ -24,7 +24,7 @@ use crate::arch::lanes;
 use crate::isa::Isa;
 
 pub(crate) use ring::TILE;
-pub use ring::{BLOCK, KvFormat, Ring};
+pub use ring::{BLOCK, Buffer, KvFormat, Ring};
 
 /// Tokens of a prompt worth handing over at once: enough for every key to be decoded once for many queries, few enough
 /// for their scores to stay in a second-level cache.

@@ -6,6 +6,8 @@
 //! sixteen rows would, so slots n.. of a tile boundary begin at n rows, whatever the capacity: a cache that has not yet
 //! wrapped grows by copying its bytes to the front of a larger one.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::arch::lanes::{self, Lanes, Loop};
 use crate::isa::Isa;
 
@@ -14,6 +16,9 @@ pub const BLOCK: usize = 256;
 
 /// Slots in a tile of keys: one per lane.
 pub(crate) const TILE: usize = 16;
+
+/// Buffers begin on a cache line: a load across two of them is two loads.
+const LINE: usize = 64;
 
 /// Weights per q8_0 scale.
 const SCALED: usize = 32;
@@ -103,10 +108,17 @@ impl Ring {
         self.capacity
     }
 
-    /// Bytes of all keys, or of all values, of one kv head. Their alignment does not matter to the result; a multiple of
-    /// 64 is fastest.
+    /// Bytes of all keys, or of all values, of one kv head. Where they lie does not matter to the result; a
+    /// [`Ring::buffer`] reads fastest.
     pub fn bytes(self) -> usize {
         self.row_bytes() * self.capacity
+    }
+
+    /// Room for all keys, or all values, of one kv head. The system gives its pages as they are first written.
+    pub fn buffer(self) -> Buffer {
+        let room = vec![0; self.bytes() + LINE];
+        let skip = room.as_ptr().align_offset(LINE).min(LINE);
+        Buffer { room, skip, len: self.bytes() }
     }
 
     pub(crate) fn row_bytes(self) -> usize {
@@ -191,6 +203,27 @@ impl Ring {
             rows.len(),
             self.head_width
         );
+    }
+}
+
+/// [`Ring::bytes`] bytes, zero at first, that begin on a cache line.
+pub struct Buffer {
+    room: Vec<u8>,
+    skip: usize,
+    len: usize,
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.room[self.skip..][..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.room[self.skip..][..self.len]
     }
 }
 

@@ -36,6 +36,37 @@ fn multiply<L: Lanes, const N: usize, const W: usize>(lanes: L, acc: &mut [[L::V
     }
 }
 
+/// Scores of keys that are loaded `BYTES` at a time.
+#[inline(always)]
+fn scores_of<L: Lanes, const N: usize, const W: usize, const BYTES: usize>(
+    lanes: L,
+    tiles: [&[u8]; W],
+    packed: &[[f32; N]],
+    next: Next,
+    load: impl Fn(L, &[u8; BYTES]) -> L::V,
+) -> [[L::V; W]; N] {
+    let mut acc = [[lanes.splat(0.0); W]; N];
+    let packed = packed.as_chunks::<16>().0;
+    let tiles = tiles.map(|tile| tile.as_chunks::<BYTES>().0.as_chunks::<16>().0);
+    let tiles = tiles.map(|tile| &tile[..packed.len()]);
+    for (run, q) in packed.iter().enumerate() {
+        for (part, q) in q.as_chunks::<4>().0.iter().enumerate() {
+            // A few lines at a time: a burst of them would hold up the loads behind it.
+            if W == 2 || part % 2 == 0 {
+                next.fetch(lanes, (run * 4 + part) * W / 2, packed.len() * 4 * W / 2);
+            }
+            for (i, q) in q.iter().enumerate() {
+                let mut k = [lanes.splat(0.0); W];
+                for w in 0..W {
+                    k[w] = load(lanes, &tiles[w][run][part * 4 + i]);
+                }
+                multiply(lanes, &mut acc, q, k);
+            }
+        }
+    }
+    acc
+}
+
 impl Stored for F32 {
     #[inline(always)]
     fn row_bytes(width: usize) -> usize {
@@ -49,20 +80,7 @@ impl Stored for F32 {
         packed: &[[f32; N]],
         next: Next,
     ) -> [[L::V; W]; N] {
-        let mut acc = [[lanes.splat(0.0); W]; N];
-        let packed = packed.as_chunks::<4>().0;
-        let tiles = tiles.map(|tile| &tile.as_chunks::<{ 4 * 64 }>().0[..packed.len()]);
-        for (run, q) in packed.iter().enumerate() {
-            next.fetch(lanes, run, packed.len());
-            for (i, q) in q.iter().enumerate() {
-                let mut k = [lanes.splat(0.0); W];
-                for w in 0..W {
-                    k[w] = lanes.load_f32_bytes(&tiles[w][run].as_chunks::<64>().0[i]);
-                }
-                multiply(lanes, &mut acc, q, k);
-            }
-        }
-        acc
+        scores_of(lanes, tiles, packed, next, L::load_f32_bytes)
     }
 
     #[inline(always)]
@@ -89,20 +107,7 @@ impl Stored for F16 {
         packed: &[[f32; N]],
         next: Next,
     ) -> [[L::V; W]; N] {
-        let mut acc = [[lanes.splat(0.0); W]; N];
-        let packed = packed.as_chunks::<4>().0;
-        let tiles = tiles.map(|tile| &tile.as_chunks::<{ 4 * 32 }>().0[..packed.len()]);
-        for (run, q) in packed.iter().enumerate() {
-            next.fetch(lanes, run, packed.len());
-            for (i, q) in q.iter().enumerate() {
-                let mut k = [lanes.splat(0.0); W];
-                for w in 0..W {
-                    k[w] = lanes.load_f16(&tiles[w][run].as_chunks::<32>().0[i]);
-                }
-                multiply(lanes, &mut acc, q, k);
-            }
-        }
-        acc
+        scores_of(lanes, tiles, packed, next, L::load_f16)
     }
 
     #[inline(always)]

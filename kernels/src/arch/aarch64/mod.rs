@@ -1,0 +1,3 @@
+//! 64-bit ARM.
+
+pub(crate) mod lanes_neon;
