@@ -18,15 +18,21 @@ pub fn run(args: &PerplexityArgs) -> Done {
     let mut options = open::options(&args.load, &args.cores);
     options.context = Some(args.ctx_size);
     let Opened { engine, name } = open::open(&args.model, &args.load, &options)?;
-    let tokens = engine.text().encode(&text, false)?;
+    let leading = engine.text().leading();
+    let tokens: Vec<u32> = leading.into_iter().chain(engine.text().encode(&text, false)?).collect();
     let windows = windows(tokens.len(), args.ctx_size, args.chunks)?;
     let first = args.ctx_size / 2;
     let mut score = Score::default();
     let mut session = engine.session();
     for (number, window) in tokens.chunks_exact(args.ctx_size).take(windows).enumerate() {
         session.truncate(0);
+        // Where texts begin with a token of their own, every window does.
+        let mut window = window.to_vec();
+        if let Some(id) = leading {
+            window[0] = id;
+        }
         // The logits of a position are about the next token: the last position of the window has nothing to be judged by.
-        session.feed(window, first..window.len() - 1, &mut |position, logits| {
+        session.feed(&window, first..window.len() - 1, &mut |position, logits| {
             score.add(surprise(logits, window[position + 1] as usize));
         })?;
         let (perplexity, error) = score.perplexity();

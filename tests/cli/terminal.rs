@@ -228,3 +228,20 @@ fn a_backslash_goes_on() {
     assert_eq!(chat.code(), 0);
     assert!(std::fs::read_to_string(home.path("lines.json")).expect("saved").contains("one\\ntwo"));
 }
+
+#[test]
+fn a_chat_survives_a_full_context() {
+    let home = Home::new();
+    let mut chat = Chat::start(&home, &["-n", "12", "--temp", "0", "-c", "40"]);
+    chat.line("What is 2 + 3?");
+    chat.wait_for("tok/s");
+    chat.line("And what is 1 + 1, and after that 4 + 4, and 5 + 5?");
+    chat.wait_for("do not fit in a context of 40");
+    chat.wait_for("/reset");
+    chat.line("/reset");
+    chat.wait_for("a new conversation");
+    chat.line("What is 2 + 3?");
+    chat.wait_for("tok/s");
+    chat.line("/quit");
+    assert_eq!(chat.code(), 0);
+}
