@@ -88,10 +88,10 @@ fn help_names_the_commands_and_goes_to_standard_output() {
     let home = Home::new();
     let outcome = home.run(&["--help"]);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
-    for word in ["bench", "inspect", "logits", "perplexity", "completions", "--prompt", "Exit codes"] {
+    for word in ["bench", "inspect", "logits", "perplexity", "pack", "cache", "completions", "--prompt", "Exit codes"] {
         assert!(outcome.stdout.contains(word), "{word}");
     }
-    for command in ["run", "chat", "bench", "inspect", "logits", "perplexity", "completions"] {
+    for command in ["run", "chat", "bench", "inspect", "logits", "perplexity", "pack", "cache", "completions"] {
         let outcome = home.run(&[command, "--help"]);
         assert_eq!(outcome.code, 0);
         assert!(outcome.stdout.contains("Usage: thermocline "), "{outcome:?}");
@@ -343,4 +343,50 @@ fn an_interrupted_answer_is_130() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     assert!(output.stdout.ends_with(b"\n"), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("tok/s"), "{output:?}");
+}
+
+#[test]
+fn packed_files_are_made_listed_verified_and_removed() {
+    let home = Home::new();
+    let cache = home.path("cache");
+    let cache = [("THERMOCLINE_CACHE", cache.to_str().expect("UTF-8"))];
+    let home_with = home.with(&cache);
+    assert_eq!(home_with.run(&["cache", "ls"]).stdout, "");
+    let outcome = home_with.run(&["pack"]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(outcome.stderr.contains("packing") && outcome.stderr.contains("about"), "{outcome:?}");
+    let packed = outcome.stdout.trim_end().to_string();
+    assert!(packed.contains("thermocline/packed/") && packed.ends_with(".gguf"), "{outcome:?}");
+    let again = home_with.run(&["pack"]);
+    assert!(again.code == 0 && again.stdout.trim_end() == packed && again.stderr.contains("already"), "{again:?}");
+
+    let name = packed.rsplit('/').next().expect("a name");
+    let listed = home_with.run(&["cache", "ls"]);
+    assert!(listed.stdout.contains(name) && listed.stdout.contains("from /"), "{listed:?}");
+    assert!(home_with.run(&["cache", "verify"]).stdout.contains("sound"));
+    // The answer of the packed file is that of the model.
+    let ask = ["-p", "What is 2 + 3?", "-n", "12", "--temp", "0", "--no-perf"];
+    let (plain, mapped) = (home.run(&ask), home.run(&[&["-m", packed.as_str()], &ask[..]].concat()));
+    assert!(mapped.code == 0 && mapped.stdout == plain.stdout, "{mapped:?}");
+    let inspected = home.run(&["inspect", &packed]);
+    assert!(inspected.stdout.contains("packed file"), "{inspected:?}");
+
+    let out = home.path("own.gguf");
+    let out = out.to_str().expect("UTF-8");
+    assert_eq!(home.run(&["pack", "--quant", "q8_0", "-o", out]).code, 0);
+    let outcome = home.run(&["pack", "-o", out]);
+    assert!(outcome.code == 2 && outcome.stderr.contains("there already"), "{outcome:?}");
+    let outcome = home.run(&["pack", out]);
+    assert!(outcome.code == 2 && outcome.stderr.contains("packed file already"), "{outcome:?}");
+
+    let mut bytes = std::fs::read(&packed).expect("reads");
+    let last = bytes.len() - 1000;
+    bytes[last] ^= 1;
+    std::fs::write(&packed, bytes).expect("writes");
+    let outcome = home_with.run(&["cache", "verify", name]);
+    assert!(outcome.code == 5 && outcome.stdout.contains("damaged"), "{outcome:?}");
+    assert_eq!(home_with.run(&["cache", "rm", "other.gguf"]).code, 2);
+    let outcome = home_with.run(&["cache", "rm", "all"]);
+    assert!(outcome.code == 0 && outcome.stderr.contains("freed"), "{outcome:?}");
+    assert_eq!(home_with.run(&["cache", "ls"]).stdout, "");
 }

@@ -47,6 +47,10 @@ pub enum Command {
     Logits(Box<LogitsArgs>),
     /// Measure how well a model predicts a text
     Perplexity(Box<PerplexityArgs>),
+    /// Write a model once in the layout that is read fastest (large ones are packed by themselves on first use)
+    Pack(PackArgs),
+    /// Look after the packed files of models
+    Cache(CacheArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -76,6 +80,9 @@ pub struct LoadArgs {
     /// Quantise safetensors while loading [default: q4_0, and none for models under 64 MB]
     #[arg(long, value_name = "FORMAT", env = "THERMOCLINE_QUANT")]
     pub quant: Option<Quant>,
+    /// Run the model's own file where its packed file would be made or used: slower, the same answers
+    #[arg(long, env = "THERMOCLINE_NO_PACK", value_parser = FalseyValueParser::new())]
+    pub no_pack: bool,
     /// Read every weight once and refuse any that is not a finite number
     #[arg(long, env = "THERMOCLINE_CHECK", value_parser = FalseyValueParser::new())]
     pub check: bool,
@@ -291,6 +298,48 @@ pub struct PerplexityArgs {
     pub load: LoadArgs,
     #[command(flatten)]
     pub cores: CoreArgs,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct PackArgs {
+    /// A folder, a .gguf file, or a hub name
+    #[arg(value_name = "MODEL")]
+    pub name: Option<String>,
+    /// Where to write the packed file [default: where runs of this model look for it]
+    #[arg(short = 'o', long, value_name = "FILE", env = "THERMOCLINE_OUT")]
+    pub out: Option<PathBuf>,
+    /// Quantise safetensors while packing [default: q4_0, and none for models under 64 MB]
+    #[arg(long, value_name = "FORMAT", env = "THERMOCLINE_QUANT")]
+    pub quant: Option<Quant>,
+    /// Threads [default: all cores this process may use]
+    #[arg(short, long, value_name = "N", env = "THERMOCLINE_THREADS", value_parser = threads)]
+    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct CacheArgs {
+    #[command(subcommand)]
+    pub action: CacheAction,
+}
+
+#[derive(Subcommand, Debug, Clone)]
+pub enum CacheAction {
+    /// List the packed files with their sizes and what they were made from
+    Ls,
+    /// Remove packed files
+    Rm {
+        /// Names as `cache ls` prints them; `stale`: all that will not be used again; `all`
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
+    /// Read packed files whole and hold them against their hashes
+    Verify {
+        /// Names as `cache ls` prints them, or paths; without one: all
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug, Clone)]

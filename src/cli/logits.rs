@@ -12,10 +12,10 @@ use std::path::Path;
 /// Writes little-endian f32, `[positions][vocabulary]`, row after row: never more than one step's logits in memory.
 pub fn run(args: &LogitsArgs) -> Done {
     let tokens = read_tokens(&args.tokens)?;
-    Interrupts::watch()?;
+    let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
     options.context = Some(tokens.len());
-    let Opened { engine, .. } = open::open(&args.model, &args.load, &options)?;
+    let Opened { engine, .. } = open::open(&args.model, &args.load, &options, &interrupts)?;
     check_ids(&tokens, engine.config().vocab, &args.tokens)?;
     let first = args.last.map_or(0, |last| tokens.len().saturating_sub(last));
     let failed = |e: std::io::Error| Error::Runtime(format!("{} cannot be written: {e}", args.out.display()));

@@ -6,6 +6,7 @@ mod args;
 mod argv;
 mod bench;
 mod bundled;
+mod cache;
 mod chat;
 mod completions;
 mod conversation;
@@ -14,6 +15,7 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod open;
+mod pack;
 mod perplexity;
 mod places;
 mod progress;
@@ -62,6 +64,8 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Perplexity(args)) => perplexity::run(&args),
+        Some(Command::Pack(args)) => pack::run(&args),
+        Some(Command::Cache(args)) => cache::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
     };
     match done {
@@ -110,7 +114,8 @@ fn settle(cli: &mut Cli, matches: &ArgMatches) -> Result<()> {
         Some(Command::Logits(args)) => (&mut args.model, args.name.take()),
         Some(Command::Perplexity(args)) => (&mut args.model, args.name.take()),
         Some(Command::Inspect(args)) => (&mut args.model, args.name.take()),
-        Some(Command::Completions(_)) => return Ok(()),
+        Some(Command::Pack(args)) => (&mut args.model, args.name.take()),
+        Some(Command::Cache(_) | Command::Completions(_)) => return Ok(()),
     };
     settle_model(model, name, matches)?;
     let text = match &mut cli.command {

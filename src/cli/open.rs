@@ -2,11 +2,16 @@
 
 use super::args::{CoreArgs, LoadArgs, ModelArgs};
 use super::bundled;
-use super::progress::{Downloading, Loading};
+use super::interrupt::Interrupts;
+use super::progress::{Downloading, Loading, Packing};
 use super::terminal::{say, say_note};
 use crate::checkpoint::hub::{self, HubOptions, ModelName};
+use crate::checkpoint::pack::{self, PackOptions};
+use crate::checkpoint::{Checkpoint, Spread};
 use crate::engine::{Engine, Options};
 use crate::error::{Error, Result};
+use crate::pool::Pool;
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 pub struct Opened {
@@ -16,8 +21,8 @@ pub struct Opened {
 }
 
 /// Where a model lies on this machine, and what to call it.
-struct Found {
-    path: PathBuf,
+pub struct Found {
+    pub path: PathBuf,
     name: String,
 }
 
@@ -42,13 +47,17 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// Finds, downloads if need be, and opens. Notes go to standard error.
+/// Finds, downloads and packs if need be, and opens. Notes go to standard error.
 ///
 /// Errors: with `--strict` also the first fallback (usage, or download where the hub did not answer).
-pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options) -> Result<Opened> {
+pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options, interrupts: &Interrupts) -> Result<Opened> {
     let found = find(model, load.strict)?;
+    let checkpoint = match load.no_pack {
+        true => Checkpoint::open(&found.path)?,
+        false => packed(&found.path, load, options, interrupts)?,
+    };
     let mut loading = Loading::new();
-    let engine = Engine::open(&found.path, options, &mut |done, total| loading.show(done, total))?;
+    let engine = Engine::with(checkpoint, options, &mut |done, total| loading.show(done, total))?;
     loading.finish();
     // What the config assumes is how such a file is meant; all else was asked for in vain.
     let assumed = &engine.config().notes;
@@ -68,6 +77,26 @@ pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options) -> Result<Ope
     Ok(Opened { engine, name: found.name })
 }
 
+/// The model's packed file where that is faster, made now if it is not there.
+fn packed(path: &Path, load: &LoadArgs, options: &Options, interrupts: &Interrupts) -> Result<Checkpoint> {
+    let stopping = interrupts.answer();
+    let mut packing = Packing::new(stopping.flag());
+    let folder = pack::cache::folder();
+    let checkpoint = with_threads(options.threads_batch.or(options.threads), |spread| {
+        pack::for_model(path, options.quant, folder.as_deref(), &PackOptions::default(), spread, &mut packing)
+    })?;
+    if let Some(note) = packing.notes().first().filter(|_| load.strict) {
+        return Err(Error::Usage(format!("--strict: {note}")));
+    }
+    Ok(checkpoint)
+}
+
+/// Lends compute threads to work done before an engine has its own; they start when they are first needed.
+pub fn with_threads<T>(threads: Option<usize>, work: impl FnOnce(&Spread<'_>) -> T) -> T {
+    let pool = OnceCell::new();
+    work(&|n, job| pool.get_or_init(|| Pool::new(threads.unwrap_or_else(cores))).run(n, job))
+}
+
 /// What the command line calls the model; `None` for the one inside this program.
 pub fn name(model: &ModelArgs) -> Result<Option<ModelName>> {
     match (&model.model, &model.hf_repo) {
@@ -78,7 +107,7 @@ pub fn name(model: &ModelArgs) -> Result<Option<ModelName>> {
 }
 
 /// Finds the model, downloading it if need be.
-fn find(model: &ModelArgs, strict: bool) -> Result<Found> {
+pub fn find(model: &ModelArgs, strict: bool) -> Result<Found> {
     let Some(name) = name(model)? else {
         return Ok(Found { path: bundled::folder()?, name: bundled::NAME.to_string() });
     };

@@ -14,10 +14,10 @@ pub fn run(args: &PerplexityArgs) -> Done {
     if args.ctx_size < 4 {
         return Err(Error::Usage("a window has at least 4 tokens".into()).into());
     }
-    Interrupts::watch()?;
+    let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
     options.context = Some(args.ctx_size);
-    let Opened { engine, name } = open::open(&args.model, &args.load, &options)?;
+    let Opened { engine, name } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let leading = engine.text().leading();
     let tokens: Vec<u32> = leading.into_iter().chain(engine.text().encode(&text, false)?).collect();
     let windows = windows(tokens.len(), args.ctx_size, args.chunks)?;

@@ -1,10 +1,13 @@
 //! Bars for what takes time: a download (per file and in all) and the conversion of weights. Drawn on terminals only; elsewhere a
 //! line per file is enough for a log.
 
-use super::terminal::{bytes, say};
+use super::terminal::{bytes, say, say_note};
 use crate::checkpoint::hub::{Event, Progress};
+use crate::checkpoint::pack;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Less than this is converted in the blink of an eye.
 const WORTH_A_BAR_BYTES: u64 = 64 << 20;
@@ -125,14 +128,82 @@ fn clock(seconds: f64) -> String {
     }
 }
 
+/// A packed file being made. Notes are said at once, and kept.
+pub struct Packing {
+    bar: Option<ProgressBar>,
+    stop: Arc<AtomicBool>,
+    notes: Vec<String>,
+}
+
+impl Packing {
+    /// `stop` is set by whoever wants it to end.
+    pub fn new(stop: Arc<AtomicBool>) -> Packing {
+        Packing { bar: None, stop, notes: Vec::new() }
+    }
+
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}
+
+impl pack::Progress for Packing {
+    fn event(&mut self, event: &pack::Event<'_>) {
+        match *event {
+            pack::Event::Begin { name, to, bytes: length, seconds } => {
+                let (length_said, seconds) = (bytes(length), clock(seconds));
+                say(&format!(
+                    "packing {name} for faster reading: {length_said}, about {seconds}, once; into {}",
+                    to.display()
+                ));
+                let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10));
+                self.bar = Some(bar.with_style(style()).with_prefix("packing"));
+            }
+            pack::Event::Waiting { .. } => say("another process is packing this model; waiting for it"),
+            pack::Event::Bytes { done, seconds_left, .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(done);
+                    bar.set_message(seconds_left.map_or(String::new(), |s| format!("{} left", clock(s))));
+                }
+            }
+            pack::Event::End { .. } => {
+                if let Some(bar) = self.bar.take() {
+                    bar.finish_and_clear();
+                }
+            }
+            pack::Event::Note(note) => {
+                say_note(note);
+                self.notes.push(note.to_string());
+            }
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Packing {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Weights being converted while they are loaded.
 pub struct Loading {
     bar: Option<ProgressBar>,
+    doing: &'static str,
 }
 
 impl Loading {
     pub fn new() -> Loading {
-        Loading { bar: None }
+        Loading::of("loading weights")
+    }
+
+    /// The same bar for something else that reads weights.
+    pub fn of(doing: &'static str) -> Loading {
+        Loading { bar: None, doing }
     }
 
     pub fn show(&mut self, done: u64, total: u64) {
@@ -141,7 +212,7 @@ impl Loading {
         }
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
-            bar.with_style(style()).with_prefix("loading weights")
+            bar.with_style(style()).with_prefix(self.doing)
         });
         bar.set_length(total);
         bar.set_position(done);

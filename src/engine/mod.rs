@@ -98,7 +98,12 @@ impl Engine {
     /// Opens the model in `path` (a folder or a `.gguf` file). `progress(done, total)` counts bytes while weights are
     /// converted; it is not called for weights that are used as they lie.
     pub fn open(path: &Path, options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
-        let checkpoint = Arc::new(Checkpoint::open(path)?);
+        Engine::with(Checkpoint::open(path)?, options, progress)
+    }
+
+    /// The same for a checkpoint that is open already.
+    pub fn with(checkpoint: Checkpoint, options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
+        let checkpoint = Arc::new(checkpoint);
         let config = checkpoint.config.clone();
         let mut notes = config.notes.clone();
         let text = Text::open(&checkpoint.text, &config, options.template.clone())?;

@@ -1,20 +1,19 @@
 //! Packing by itself, on first use: when it is worth it, where to, and what to say when it cannot be.
 
-use super::cache::{Key, key};
+use super::cache::{self, Key, key};
 use super::write::{Stop, make, plan};
 use super::{ARCHITECTURE, Event, PackOptions, Progress};
-use crate::checkpoint::convert::SMALL_MODEL_BYTES;
 use crate::checkpoint::{Checkpoint, Quant, Spread};
 use crate::error::Result;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The packed file of the model in `path` (a folder or a file), made now if need be in `folder` (usually
+/// Opens the model in `path` (a folder or a file) as its packed file, which is made now if need be in `folder` (usually
 /// [`cache::folder`](super::cache::folder)). `quant` as for loading.
 ///
-/// `None`: run the model from its own file, since it is small, packed already, or has nothing to gain; or since there is
-/// no room for the packed file, which an [`Event::Note`] says, with the cost. Errors are those of the model.
+/// A model that is small, packed already, or has nothing to gain is opened as it lies; so is one there is no room to pack,
+/// which an [`Event::Note`] says, with the cost. Errors are those of the model.
 pub fn for_model(
     path: &Path,
     quant: Option<Quant>,
@@ -22,54 +21,64 @@ pub fn for_model(
     options: &PackOptions,
     spread: &Spread<'_>,
     progress: &mut dyn Progress,
-) -> Result<Option<PathBuf>> {
-    if is_small(path) || is_packed(path) {
-        return Ok(None);
+) -> Result<Checkpoint> {
+    if weight_files(path) < options.smallest || is_packed(path) {
+        return Checkpoint::open(path);
     }
-    let expected = quant.unwrap_or(if path.join("config.json").is_file() { Quant::Q4_0 } else { Quant::None });
-    if let Some(folder) = folder {
-        let Key { file, .. } = key(path, expected)?;
-        let there = folder.join(file);
-        // Its header is checked when it is opened; whether it can be is asked here, so that a damaged one is made again.
-        if there.is_file() && Checkpoint::open(&there).is_ok_and(|c| c.packed().is_some()) {
-            return Ok(Some(there));
-        }
+    if let Some(there) = kept(path, quant, folder, progress)? {
+        return Ok(there);
     }
     let source = Checkpoint::open(path)?;
     let quant = quant.unwrap_or_else(|| Quant::default_for(&source));
     let gain = gain(&source, quant)?;
-    if source.weight_bytes() < SMALL_MODEL_BYTES || gain == Gain::Nothing {
+    if source.weight_bytes() < options.smallest || gain == Gain::Nothing {
+        return Ok(source);
+    }
+    let why = match folder.map(|folder| (folder, fs::create_dir_all(folder))) {
+        None => "there is no folder to keep a packed file in (THERMOCLINE_CACHE names one)".to_string(),
+        Some((folder, Err(e))) => format!("a packed file cannot be kept in {}: {e}", folder.display()),
+        Some((folder, Ok(()))) => {
+            let Key { file, key } = key(path, quant)?;
+            let target = folder.join(file);
+            let options = PackOptions {
+                quant: Some(quant),
+                key: Some(key),
+                path: Some(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())),
+                ..options.clone()
+            };
+            cache::remove_abandoned(folder, &target);
+            match make(&source, &target, &options, spread, progress) {
+                Ok(_) => return Checkpoint::open(&target),
+                Err(Stop::Disk(sentence)) => sentence,
+                Err(Stop::Failed(e)) => return Err(e),
+            }
+        }
+    };
+    progress.event(&Event::Note(&format!("{why}; {}", cost(&gain))));
+    Ok(source)
+}
+
+/// The packed file of the model as it is now, where the cache has it.
+fn kept(
+    path: &Path,
+    quant: Option<Quant>,
+    folder: Option<&Path>,
+    progress: &mut dyn Progress,
+) -> Result<Option<Checkpoint>> {
+    let Some(folder) = folder else { return Ok(None) };
+    // What a default is for a model that is not small.
+    let quant = quant.unwrap_or(if path.join("config.json").is_file() { Quant::Q4_0 } else { Quant::None });
+    let there = folder.join(key(path, quant)?.file);
+    if !there.is_file() {
         return Ok(None);
     }
-    let cost = cost(&gain);
-    let Some(folder) = folder else {
-        progress.event(&Event::Note(&format!(
-            "there is no folder to keep a packed file in (THERMOCLINE_CACHE names one): {cost}"
-        )));
-        return Ok(None);
-    };
-    if let Err(e) = std::fs::create_dir_all(folder) {
-        progress.event(&Event::Note(&format!(
-            "{}: a packed file cannot be kept there: {e} (THERMOCLINE_CACHE names another folder): {cost}",
-            folder.display()
-        )));
-        return Ok(None);
-    }
-    let Key { file, key } = key(path, quant)?;
-    let target = folder.join(file);
-    let options = PackOptions {
-        quant: Some(quant),
-        key: Some(key),
-        path: Some(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())),
-        ..options.clone()
-    };
-    match make(&source, &target, &options, spread, progress) {
-        Ok(_) => Ok(Some(target)),
-        Err(Stop::Disk(sentence)) => {
-            progress.event(&Event::Note(&format!("{sentence}: {cost}")));
+    match Checkpoint::open(&there) {
+        Ok(found) if found.packed().is_some() => Ok(Some(found)),
+        Ok(_) => Ok(None),
+        Err(e) => {
+            progress.event(&Event::Note(&format!("{e}; it is made again")));
             Ok(None)
         }
-        Err(Stop::Failed(e)) => Err(e),
     }
 }
 
@@ -108,7 +117,7 @@ fn gain(source: &Checkpoint, quant: Quant) -> Result<Gain> {
 fn cost(gain: &Gain) -> String {
     match gain {
         Gain::Nothing => String::new(),
-        Gain::Layout => "the model runs from its own file, with the same answers but slower".into(),
+        Gain::Layout => "the model runs from its own file: the same answers, more slowly".into(),
         Gain::Rounding { from, to } => format!(
             "{:.2} GB are rounded at each start instead, to {:.2} GB in memory",
             *from as f64 / 1e9,
@@ -117,16 +126,15 @@ fn cost(gain: &Gain) -> String {
     }
 }
 
-/// All that could hold weights is small. What cannot be read is left to those who open it.
-fn is_small(path: &Path) -> bool {
-    let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+/// Bytes of all files that could hold weights. What cannot be read is left to those who open it.
+fn weight_files(path: &Path) -> u64 {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
     if path.is_file() {
-        return size(path) < SMALL_MODEL_BYTES;
+        return size(path);
     }
-    let Ok(entries) = std::fs::read_dir(path) else { return true };
     let weights = |path: &PathBuf| path.extension().is_some_and(|e| e == "safetensors" || e == "gguf");
-    let total: u64 = entries.flatten().map(|entry| entry.path()).filter(weights).map(|path| size(&path)).sum();
-    total < SMALL_MODEL_BYTES
+    let paths = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.filter(weights).map(|path| size(&path)).sum()
 }
 
 /// A packed file says so in its first key; whether it is a whole one is for its reader to say.

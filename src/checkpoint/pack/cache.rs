@@ -1,6 +1,6 @@
 //! Packed files in the user's cache folder: what each is called, what is there, what may go.
 
-use super::partial::{is_partial, remove_abandoned};
+use super::partial::{self, is_partial};
 use super::{LAYOUT_VERSION, Packed, hex};
 use crate::checkpoint::{Checkpoint, Quant};
 use crate::error::{Error, Result};
@@ -133,10 +133,19 @@ impl Kept {
     /// Removes it. False when another process is writing it.
     pub fn remove(&self) -> Result<bool> {
         let removed = match self.state {
-            State::Partial => remove_abandoned(&self.path),
+            State::Partial => partial::remove_abandoned(&self.path),
             _ => fs::remove_file(&self.path).map(|()| true),
         };
         removed.map_err(|e| Error::Runtime(format!("{}: cannot be removed: {e}", self.path.display())))
+    }
+}
+
+/// Removes what other processes began and were stopped at, but for the file that becomes `target`.
+pub(super) fn remove_abandoned(folder: &Path, target: &Path) {
+    let keep = partial::partial_path(target);
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in paths.filter(|path| is_partial(path) && *path != keep) {
+        let _ = partial::remove_abandoned(&path); // only tidying
     }
 }
 

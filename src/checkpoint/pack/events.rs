@@ -18,7 +18,7 @@ pub enum Event<'a> {
     },
     /// The file is whole and in its place.
     End { to: &'a Path, bytes: u64, seconds: f64 },
-    /// The model runs from its own file instead: why, and what that costs.
+    /// Something is not as it should be: why, and what that costs.
     Note(&'a str),
 }
 

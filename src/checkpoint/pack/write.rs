@@ -5,7 +5,7 @@ use super::partial::Partial;
 use super::plan::Plan;
 use super::{Event, Progress, Source, hex};
 use crate::checkpoint::convert::jobs::{Job, add_jobs, run};
-use crate::checkpoint::convert::target;
+use crate::checkpoint::convert::{SMALL_MODEL_BYTES, target};
 use crate::checkpoint::hub::free_bytes;
 use crate::checkpoint::{Checkpoint, Quant, Relay, Spread};
 use crate::error::{Error, Result};
@@ -24,13 +24,15 @@ pub struct PackOptions {
     /// Remembered in the file: how the cache finds it, and what it was made from.
     pub key: Option<String>,
     pub path: Option<PathBuf>,
+    /// Models of fewer bytes are not packed by themselves: they are quick enough as they are.
+    pub smallest: u64,
     /// Bytes a user may still write at a path (an existing one). A field so that a full disk can be tested.
     pub free_bytes: fn(&Path) -> io::Result<u64>,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        PackOptions { quant: None, key: None, path: None, free_bytes }
+        PackOptions { quant: None, key: None, path: None, smallest: SMALL_MODEL_BYTES, free_bytes }
     }
 }
 

@@ -22,10 +22,10 @@ use std::time::Instant;
 
 pub fn run(args: &BenchArgs) -> Done {
     let tests = tests(args)?;
-    Interrupts::watch()?;
+    let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
     options.context = tests.iter().map(|t| t.depth + t.tokens).max();
-    let Opened { engine, name } = open::open(&args.model, &args.load, &options)?;
+    let Opened { engine, name } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let (decode_threads, prompt_threads) = engine.threads();
     let isa = engine.isa();
     let mut ids = Ids::new(engine.config().vocab);
