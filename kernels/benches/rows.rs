@@ -12,7 +12,9 @@ use std::alloc::{Layout as Memory, alloc, dealloc};
 use std::hint::black_box;
 use std::time::Instant;
 
-use kernels::{Activations, Columns, Format, Isa, Layout, Order, Pick, Rows, Tiles, add_rows, add_tiles, dot_rows};
+use kernels::{
+    Activations, Columns, Format, Isa, Layout, Order, Pick, Rows, Tiles, add_rows, add_rows_many, add_tiles, dot_rows,
+};
 use thermocline_kernels as kernels;
 
 /// The 21B model: width, and neurons of an expert.
@@ -345,8 +347,30 @@ impl Bench {
                     });
                 }
                 self.tiles_prefill(isa, format, t);
+                self.sums_prefill(isa, format, t);
             }
         }
+    }
+
+    fn sums_prefill(&self, isa: Isa, format: Format, t: usize) {
+        let line = format!("add_rows_many {format} {isa} vectors {t}");
+        if !self.wants(&line) {
+            return;
+        }
+        let mut arena = Arena::new(NEURONS * format.row_bytes(WIDTH).expect("whole blocks"), Pages::Huge);
+        let (count, row) = arena.rows(format, Layout::File, WIDTH, NEURONS);
+        let w = Rows::new(format, Layout::File, WIDTH, &arena.bytes[..count * row]).expect("whole rows");
+        let h = Activations::new(isa, &vectors(t, NEURONS, 0.4), t, NEURONS);
+        let run = |isa, columns: std::ops::Range<usize>| {
+            let mut out = vec![0.0; t * columns.len()];
+            add_rows_many(isa, w, &h, columns.clone(), &mut Columns::new(&mut out, t, columns.len()));
+            out
+        };
+        assert_eq!(run(isa, 0..128), run(Isa::SCALAR, 0..128), "{line}");
+        let flops = 2.0 * (WIDTH * NEURONS * t) as f64;
+        self.say(&line, flops, "GFLOP/s", 1, |_, _| {
+            black_box(run(isa, 0..WIDTH));
+        });
     }
 
     fn tiles_prefill(&self, isa: Isa, format: Format, t: usize) {

@@ -8,9 +8,9 @@ use crate::layout::LANES;
 
 /// `t` vectors of `width` activations: as given, and rounded to int8, 32 at a time.
 ///
-/// Rounding: `scale = largest magnitude / 127`, itself rounded to f16 where that has a normal number for it (the
-/// field's Q8_0, so that other engines' products can be compared term by term), `code = round_half_to_even(x * (127 / largest))`. A block whose largest
-/// magnitude is below `2^-100` rounds to zero altogether, scale included; one that holds an infinity or a NaN gets the scale
+/// Rounding: `scale = largest magnitude / 127`, itself rounded to f16 where that has a normal number for it (the field's
+/// Q8_0, so that other engines' products can be compared term by term), `code = round_half_to_even(x * (127 / largest))`. A
+/// block whose largest magnitude is below `2^-100` rounds to zero altogether, scale included; one that holds an infinity or a NaN gets the scale
 /// NaN. Widths that are no multiple of 32 are not rounded and meet float formats only.
 #[derive(Clone, Default)]
 pub struct Activations {

@@ -52,6 +52,26 @@ pub fn add_rows(isa: Isa, w: Rows, h: &[f32], columns: Range<usize>, out: &mut [
     unsafe { verb(w, h, columns, out) }
 }
 
+/// [`add_rows`] for each vector of `h`, as given: `out[t][c] += Σ_i h[t][i] · w[i][c]`, the same bits. Rows whose weight is
+/// zero in all vectors are not read.
+///
+/// Panics where the shapes do not fit each other.
+pub fn add_rows_many(isa: Isa, w: Rows, h: &Activations, columns: Range<usize>, out: &mut Columns) {
+    assert_eq!(h.width(), w.len(), "add_rows_many: width of the activations against rows");
+    assert!(
+        columns.start <= columns.end && columns.end <= w.width(),
+        "add_rows_many: columns {columns:?} of {}",
+        w.width()
+    );
+    assert_eq!(out.t(), h.t(), "add_rows_many: rows of output against vectors of activations");
+    assert_eq!(out.columns(), columns.len(), "add_rows_many: output against columns");
+    match arch::add_rows_many(isa, &w) {
+        // SAFETY: `isa` proves that the processor has the instructions the verb was compiled for; the shapes were checked above.
+        Some(verb) if h.t() > 1 => unsafe { verb(w, h, columns, out) },
+        _ => (0..h.t()).for_each(|t| add_rows(isa, w, h.vector(t), columns.clone(), out.row(t))),
+    }
+}
+
 /// `out[t][c] += Σ_i h[t][i] · w[i][c]` for `c` in `columns`, with `h` rounded per 32 neurons and the sum of each 32 an
 /// integer. Begun from zero, it equals [`dot_rows`] of the matrix by output with [`Order::Sequence`], bit for bit. Neurons
 /// that are silent in all vectors are not read.

@@ -4,7 +4,7 @@
 mod cases;
 
 use cases::{KINDS, Kind, Matrix, Random, assert_same, dots};
-use kernels::{Activations, Columns, Format, Isa, Order, Pick, Rows, Tiles, add_rows, add_tiles};
+use kernels::{Activations, Columns, Format, Isa, Order, Pick, Rows, Tiles, add_rows, add_rows_many, add_tiles};
 use thermocline_kernels as kernels;
 
 /// Rows and tokens around every boundary of the register blocks.
@@ -60,7 +60,7 @@ fn dots_have_the_same_bits_at_every_width() {
         for width in cases::widths(format) {
             for kind in KINDS {
                 let w = Matrix::new(&mut random, format, 5, width, kind);
-                for (t, other) in [(1, Kind::Random), (5, kind)] {
+                for (t, other) in [(1, Kind::Random), (5, kind), (9, Kind::Random)] {
                     let values = cases::activations(&mut random, t, width, other);
                     let x = Activations::new(Isa::SCALAR, &values, t, width);
                     for isa in Isa::available() {
@@ -176,6 +176,35 @@ fn sums_of_rows_have_the_same_bits() {
                             add_rows(isa, w.rows(), &h, columns.clone(), &mut found);
                             assert_same(&found, &expected, || format!("{isa} {:?}, columns {columns:?}", w.rows()));
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_of_many_vectors_have_the_same_bits() {
+    for format in Format::ALL {
+        let mut random = Random::new(20);
+        for width in cases::widths(format) {
+            let w = Matrix::new(&mut random, format, 7, width, Kind::Random);
+            for t in [1, 3, 4, 8, 13] {
+                let h = cases::activations(&mut random, t, 7, Kind::Random);
+                let h = Activations::new(Isa::SCALAR, &h, t, 7);
+                for columns in [0..width, width / 3..width, 0..width / 2, width / 2..width / 2] {
+                    let n = columns.len();
+                    let start = cases::activations(&mut random, t, n, Kind::Random);
+                    let mut expected = start.clone();
+                    for t in 0..t {
+                        let out = &mut expected[t * n..(t + 1) * n];
+                        add_rows(Isa::SCALAR, w.rows(), h.vector(t), columns.clone(), out);
+                    }
+                    for isa in Isa::available() {
+                        let mut found = start.clone();
+                        let out = &mut Columns::new(&mut found, t, n);
+                        add_rows_many(isa, w.rows(), &h, columns.clone(), out);
+                        assert_same(&found, &expected, || format!("{isa} {:?} {t}, columns {columns:?}", w.rows()));
                     }
                 }
             }

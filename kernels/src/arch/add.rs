@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::float::Float;
 use super::vector::Vector;
-use crate::Rows;
+
 use crate::format::{BF16, Block, F16, F32, Q4_0, Q4_1, Q8_0};
+use crate::{Activations, Columns, Rows};
 
 /// Rows added in one pass over the output.
 const ROWS: usize = 4;
@@ -187,6 +188,100 @@ unsafe fn add<V: Vector, B: Decode, const R: usize>(
                 V::store_f(out.as_mut_ptr().add(c), sum);
             }
         }
+    }
+}
+
+/// Columns decoded at a time for many vectors.
+const STRIP: usize = 32;
+
+/// [`add_rows_many`](crate::add_rows_many) for formats decoded in vectors: each weight is decoded once for all vectors.
+#[inline(always)]
+pub(super) unsafe fn many<V: Vector, B: Decode>(w: Rows, h: &Activations, columns: Range<usize>, out: &mut Columns) {
+    let whole = columns.start.next_multiple_of(STRIP)..columns.end / STRIP * STRIP;
+    if whole.is_empty() {
+        return one_by_one::<B>(w, h, columns, 0, out);
+    }
+    one_by_one::<B>(w, h, columns.start..whole.start, 0, out);
+    one_by_one::<B>(w, h, whole.end..columns.end, whole.end - columns.start, out);
+    // Rows that fire for nobody are not read; one that fires for somebody adds zero to the others.
+    let firing: Vec<usize> = (0..w.len()).filter(|i| (0..h.t()).any(|t| h.vector(t)[*i] != 0.0)).collect();
+    let mut weights = vec![[0f32; STRIP]; firing.len()];
+    // SAFETY: the rows exist, and the output has a number for each column.
+    unsafe {
+        for first in whole.step_by(STRIP) {
+            let at = first / B::WEIGHTS * B::BYTES;
+            for (weights, row) in weights.iter_mut().zip(&firing) {
+                let block = w.row_at(*row).wrapping_add(at);
+                V::prefetch(block.wrapping_add(STRIP / B::WEIGHTS * B::BYTES));
+                let head = B::head::<V>(block);
+                for c in (0..STRIP).step_by(V::LANES) {
+                    V::store_f(weights.as_mut_ptr().add(c), B::weights::<V>(block, head, c));
+                }
+            }
+            for c in (0..STRIP).step_by(2 * V::LANES) {
+                let column = first - columns.start + c;
+                let mut t = 0;
+                // Two vectors of columns times eight of activations fill half of 32 registers; times four, of 16.
+                let many = if V::ROWS == 2 { 8 } else { 4 };
+                while h.t() - t >= many {
+                    if V::ROWS == 2 {
+                        add_decoded::<V, 8>(&weights, &firing, c, h, t, column, out);
+                    } else {
+                        add_decoded::<V, 4>(&weights, &firing, c, h, t, column, out);
+                    }
+                    t += many;
+                }
+                while t < h.t() {
+                    add_decoded::<V, 1>(&weights, &firing, c, h, t, column, out);
+                    t += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Adds decoded rows to two vectors of columns, for vectors of activations `t..t + T`.
+#[inline(always)]
+unsafe fn add_decoded<V: Vector, const T: usize>(
+    weights: &[[f32; STRIP]],
+    firing: &[usize],
+    c: usize,
+    h: &Activations,
+    t: usize,
+    column: usize,
+    out: &mut Columns,
+) {
+    // SAFETY: the caller's: vectors and columns exist.
+    unsafe {
+        let mut sums = [[V::splat_f(0.0); 2]; T];
+        let mut vectors = [h.vector(t).as_ptr(); T];
+        for (i, sums) in sums.iter_mut().enumerate() {
+            vectors[i] = h.vector(t + i).as_ptr();
+            let at = out.at(t + i).add(column);
+            *sums = [V::load_f(at), V::load_f(at.add(V::LANES))];
+        }
+        for (weights, row) in weights.iter().zip(firing) {
+            let at = weights.as_ptr().add(c);
+            let (low, high) = (V::load_f(at), V::load_f(at.add(V::LANES)));
+            for (sums, vector) in sums.iter_mut().zip(vectors) {
+                let h = V::splat_f(vector.add(*row).read());
+                *sums = [V::fma(h, low, sums[0]), V::fma(h, high, sums[1])];
+            }
+        }
+        for (i, sums) in sums.into_iter().enumerate() {
+            let at = out.at(t + i).add(column);
+            V::store_f(at, sums[0]);
+            V::store_f(at.add(V::LANES), sums[1]);
+        }
+    }
+}
+
+/// A few columns, vector by vector; they begin at column `at` of the output.
+#[inline(always)]
+fn one_by_one<B: Block>(w: Rows, h: &Activations, columns: Range<usize>, at: usize, out: &mut Columns) {
+    for t in 0..h.t() {
+        let out = &mut out.row(t)[at..at + columns.len()];
+        block_by_block::<B>(w, h.vector(t), columns.clone(), out);
     }
 }
 

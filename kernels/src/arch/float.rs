@@ -3,6 +3,8 @@
 // Registers are named by row and vector everywhere in here, whichever array they are in.
 #![expect(clippy::needless_range_loop)]
 
+use std::ops::Range;
+
 use super::dot::prefetch_row;
 use super::vector::Vector;
 use crate::format::{BF16, Block, F16, F32};
@@ -11,6 +13,9 @@ use crate::{Activations, Columns, Pick, Rows};
 
 /// Rows that are asked for ahead of time, for one vector of activations; a multiple of the rows summed together.
 const AHEAD: usize = 4;
+
+/// Bytes of weights that stay in the second-level cache while all vectors of activations pass over them.
+const BLOCK_BYTES: usize = 96 * 1024;
 
 /// How a vector comes by plain numbers.
 pub(super) trait Float: Block {
@@ -139,50 +144,57 @@ pub(super) unsafe fn lanes<V: Vector, B: Float>(w: Rows, pick: Pick, x: &Activat
     let count = pick.count(w.len());
     // SAFETY: the verb has checked that picked rows exist and that the output has a place for each product.
     unsafe {
-        let mut j = 0;
         if x.t() == 1 {
             // Four rows at once hide the latency of the additions.
-            while j + 4 <= count {
-                for ahead in j + AHEAD..count.min(j + 2 * AHEAD) {
-                    prefetch_row::<V>(&w, pick.row(ahead));
+            return rows_and_vectors::<V, B, 4, 1>(&w, pick, 0..count, x, 0, out);
+        }
+        let rows_each = (BLOCK_BYTES / w.row_bytes()).max(4);
+        for from in (0..count).step_by(rows_each) {
+            let rows = from..count.min(from + rows_each);
+            let mut t = 0;
+            while x.t() - t >= 4 {
+                if V::ROWS == 2 {
+                    // 32 registers hold sixteen sums.
+                    rows_and_vectors::<V, B, 4, 4>(&w, pick, rows.clone(), x, t, out);
+                } else {
+                    rows_and_vectors::<V, B, 2, 4>(&w, pick, rows.clone(), x, t, out);
                 }
-                let rows = [j, j + 1, j + 2, j + 3].map(|j| w.row_at(pick.row(j)));
-                let totals = tile::<V, B, 4, 1>(rows, w.width(), [x.vector(0).as_ptr()]);
-                for (i, [total]) in totals.into_iter().enumerate() {
-                    out.at(0).add(j + i).write(total);
-                }
-                j += 4;
+                t += 4;
             }
-        } else {
-            while j + 2 <= count {
-                let rows = [w.row_at(pick.row(j)), w.row_at(pick.row(j + 1))];
-                let mut t = 0;
-                while x.t() - t >= 4 {
-                    let vectors = [t, t + 1, t + 2, t + 3].map(|t| x.vector(t).as_ptr());
-                    let totals = tile::<V, B, 2, 4>(rows, w.width(), vectors);
-                    for (r, totals) in totals.into_iter().enumerate() {
-                        for (i, total) in totals.into_iter().enumerate() {
-                            out.at(t + i).add(j + r).write(total);
-                        }
-                    }
-                    t += 4;
-                }
-                while t < x.t() {
-                    let totals = tile::<V, B, 2, 1>(rows, w.width(), [x.vector(t).as_ptr()]);
-                    for (r, [total]) in totals.into_iter().enumerate() {
-                        out.at(t).add(j + r).write(total);
-                    }
-                    t += 1;
-                }
-                j += 2;
+            while t < x.t() {
+                rows_and_vectors::<V, B, 4, 1>(&w, pick, rows.clone(), x, t, out);
+                t += 1;
             }
         }
-        while j < count {
-            for t in 0..x.t() {
-                let [[total]] = tile::<V, B, 1, 1>([w.row_at(pick.row(j))], w.width(), [x.vector(t).as_ptr()]);
-                out.at(t).add(j).write(total);
+    }
+}
+
+/// Products of some rows, `R` at a time, and vectors `t..t + T`.
+#[inline(always)]
+unsafe fn rows_and_vectors<V: Vector, B: Float, const R: usize, const T: usize>(
+    w: &Rows,
+    pick: Pick,
+    rows: Range<usize>,
+    x: &Activations,
+    t: usize,
+    out: &mut Columns,
+) {
+    let vectors: [usize; T] = std::array::from_fn(|i| t + i);
+    let vectors = vectors.map(|t| x.vector(t).as_ptr());
+    // SAFETY: as for `lanes`.
+    unsafe {
+        for j in rows.clone().step_by(R) {
+            for ahead in j + AHEAD..rows.end.min(j + AHEAD + R) {
+                prefetch_row::<V>(w, pick.row(ahead));
             }
-            j += 1;
+            // Where fewer rows are left, the last is multiplied more than once, written once.
+            let some: [usize; R] = std::array::from_fn(|r| (j + r).min(rows.end - 1));
+            let totals = tile::<V, B, R, T>(some.map(|j| w.row_at(pick.row(j))), w.width(), vectors);
+            for (r, totals) in totals.into_iter().enumerate().take(rows.end - j) {
+                for i in 0..T {
+                    out.at(t + i).add(j + r).write(totals[i]);
+                }
+            }
         }
     }
 }

@@ -375,10 +375,12 @@ impl<P: Products> Vector for Ymm<P> {
 
 /// The verbs with products in 16 bits.
 pub(crate) mod plain {
-    crate::arch::verbs!(super::Ymm<super::Words>, "avx2,fma,f16c");
+    use super::{Words, Ymm};
+    crate::arch::verbs!(Ymm<Words>, "avx2,fma,f16c");
 }
 
 /// The verbs with products by AVX-VNNI.
 pub(crate) mod vnni {
-    crate::arch::verbs!(super::Ymm<super::Vnni>, "avx2,fma,f16c,avxvnni");
+    use super::{Vnni, Ymm, plain};
+    crate::arch::verbs_over!(plain::VERBS, Ymm<Vnni>, "avx2,fma,f16c,avxvnni");
 }
