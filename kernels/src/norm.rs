@@ -37,7 +37,7 @@ pub fn softmax(x: &mut [f32]) {
     }
 }
 
-/// out[i] = (x[i] · 1 / sqrt(mean(x²) + epsilon)) · weight[i].
+/// `out[i] = (x[i] · 1 / sqrt(mean(x²) + epsilon)) · weight[i]`.
 ///
 /// Panics unless `x`, `weight` and `out` have one length.
 pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
@@ -51,7 +51,7 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f3
     lanes::run(isa, RmsNorm { x, weight, epsilon, out });
 }
 
-/// y[i] += x[i].
+/// `y[i] += x[i]`.
 ///
 /// Panics unless `x` and `y` have one length.
 pub fn add(isa: Isa, x: &[f32], y: &mut [f32]) {
@@ -59,7 +59,7 @@ pub fn add(isa: Isa, x: &[f32], y: &mut [f32]) {
     lanes::run(isa, Add { x, y });
 }
 
-/// y[i] = a · x[i] + y[i], rounded once.
+/// `y[i] = a · x[i] + y[i]`, rounded once.
 ///
 /// Panics unless `x` and `y` have one length.
 pub fn axpy(isa: Isa, a: f32, x: &[f32], y: &mut [f32]) {
