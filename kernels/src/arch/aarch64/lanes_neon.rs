@@ -97,7 +97,7 @@ impl Lanes for Neon {
         let from = from.as_ptr();
         // SAFETY: `Neon` proves the instructions; 64 bytes are four registers, and loads of bytes need no alignment.
         unsafe {
-            let part = |i| vreinterpretq_f32_u8(vld1q_u8(from.add(16 * i)));
+            let part = |i: usize| vreinterpretq_f32_u8(vld1q_u8(from.add(16 * i)));
             Four(part(0), part(1), part(2), part(3))
         }
     }
