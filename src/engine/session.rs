@@ -95,7 +95,8 @@ impl Session {
         self.feed_until(tokens, want, None, sink).map(|_| ())
     }
 
-    /// `feed` that looks at `interrupt` between steps. False when it ended early; the cache holds what was computed.
+    /// `feed` that looks at `interrupt`, in the middle of steps too. False when it ended early; the cache holds the steps
+    /// before.
     fn feed_until(
         &mut self,
         tokens: &[u32],
@@ -107,15 +108,15 @@ impl Session {
         let shared = self.engine.shared.clone();
         let chunk = shared.kv.chunk;
         for (i, part) in tokens.chunks(chunk).enumerate() {
-            if interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
-                return Ok(false);
-            }
             let start = i * chunk;
             let inside = |at: usize| at.clamp(start, start + part.len()) - start;
             let wanted = inside(want.start)..inside(want.end);
             let (decode, batch) = shared.threads;
             shared.host.pool.set_width(if part.len() == 1 { decode } else { batch });
-            let logits = shared.model.forward(part, &mut self.kv, wanted.clone())?;
+            let logits = match shared.model.forward(part, &mut self.kv, wanted.clone(), interrupt) {
+                Err(Error::Interrupted) => return Ok(false),
+                logits => logits?,
+            };
             self.tokens.extend_from_slice(part);
             for (index, row) in wanted.zip(logits.chunks_exact(shared.config.vocab)) {
                 sink(start + index, row);

@@ -12,12 +12,13 @@ use super::router::Router;
 use crate::bridge::{activations, tensor};
 use crate::checkpoint::{Matrix, Part, Weights};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experts::ExpertStore;
 use crate::host::{Host, Share};
 use candle_core::Tensor;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A model ready to run on the host.
 pub struct Model {
@@ -60,12 +61,22 @@ impl Model {
 
     /// Appends `tokens` to `kv` and returns the logits of those whose index lies in `want`, `[want.len(), vocab]`.
     /// The caller has checked that ids are inside the vocabulary and that `kv` has room.
-    pub fn forward(&self, tokens: &[u32], kv: &mut KvCache, want: Range<usize>) -> Result<Vec<f32>> {
+    /// Looks at `interrupt` before each layer: `Error::Interrupted`, and `kv` is as long as before.
+    pub fn forward(
+        &self,
+        tokens: &[u32],
+        kv: &mut KvCache,
+        want: Range<usize>,
+        interrupt: Option<&AtomicBool>,
+    ) -> Result<Vec<f32>> {
         let host = &*self.host;
         let turns = self.rotation.at(kv.len(), tokens.len());
         kv.begin(tokens.len());
         let mut x = host.timed(Share::Embed, || self.embed(tokens))?; // [t, width]
         for (layer, block) in self.blocks.iter().enumerate() {
+            if interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+                return Err(Error::Interrupted);
+            }
             let choice = block.router.choose(host, &activations(host, &x)?)?; // before attention: the layer's input decides
             self.experts.prefetch(&choice.ids());
             let h = block.norm_in.forward(host, &x)?;
