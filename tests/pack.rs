@@ -6,6 +6,7 @@
 mod tiny;
 
 use kernels::{Format, Layout};
+use sha2::Digest;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -187,6 +188,30 @@ fn packing_is_a_function_of_the_model() {
     let serial = |n: usize, job: &(dyn Fn(usize) + Sync)| (0..n).for_each(job);
     pack::pack(&model, &b, &PackOptions::default(), &serial, &mut Silent).unwrap();
     assert!(fs::read(a).unwrap() == fs::read(b).unwrap());
+}
+
+/// A change of a layout, or of what goes where, makes old files unreadable without a sign of it: then `LAYOUT_VERSION`
+/// has to grow, and the hash here to follow.
+#[test]
+fn a_layout_version_means_these_bytes() {
+    let dir = TempDir::new().unwrap();
+    let (source, to) = (dir.path().join("model.gguf"), dir.path().join("packed.gguf"));
+    let mut hash = sha2::Sha256::new();
+    for format in [Format::Q4_0, Format::Q4_1, Format::Q8_0, Format::BF16] {
+        let mut gguf = Tiny::speaking().gguf(Format::Q8_0);
+        let matrices = gguf.tensors.iter_mut().filter(|t| t.shape.len() > 1 && !t.name.contains("gate_inp"));
+        for (i, t) in matrices.enumerate() {
+            t.format = format;
+            let bytes = format.row_bytes(t.shape.iter().product()).unwrap();
+            t.bytes = (0..bytes).map(|j| (j * 7 + i * 13 + j / 256) as u8 & 0x3f).collect();
+        }
+        fs::write(&source, gguf.bytes()).unwrap();
+        for run in &packed(&source, &to, None).packed().unwrap().runs {
+            hash.update(format!("{} {:?} {}\n", run.name, run.range.end - run.range.start, run.sha256));
+        }
+    }
+    let hash: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!((pack::LAYOUT_VERSION, &hash[..16]), (1, "bcb8f92db44438bc"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Opens a model folder or GGUF file and answers one question: where are the bytes of tensor X?
-//! Reads headers, never weights (`convert.rs` alone streams weights, to quantise).
+//! Reads headers, never weights (`convert` and `pack` alone stream weights, to quantise and re-lay them).
 
 mod catalogue;
 mod convert;

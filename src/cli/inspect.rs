@@ -40,7 +40,12 @@ fn value(summary: &Summary) -> Value {
     let groups = summary.groups.iter().map(|g| {
         let formats: serde_json::Map<String, Value> =
             g.formats.iter().map(|(format, bytes)| (format.name().to_string(), json!(bytes))).collect();
-        json!({"part": g.name, "tensors": g.tensors, "weights": g.weights, "bytes": g.bytes, "bytes_by_format": formats})
+        let layouts = g
+            .forms
+            .iter()
+            .map(|((format, form), bytes)| json!({"format": format.name(), "layout": form.name(), "bytes": bytes}));
+        json!({"part": g.name, "tensors": g.tensors, "weights": g.weights, "bytes": g.bytes, "bytes_by_format": formats,
+               "layouts": layouts.collect::<Vec<_>>()})
     });
     json!({
         "name": config.name,

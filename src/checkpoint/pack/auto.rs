@@ -44,6 +44,7 @@ pub fn for_model(
                 quant: Some(quant),
                 key: Some(key),
                 path: Some(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())),
+                spare: SPARE,
                 ..options.clone()
             };
             cache::remove_abandoned(folder, &target);
@@ -82,6 +83,12 @@ fn kept(
     }
 }
 
+/// Re-laying less than this part of a model is not worth a second file.
+const WORTH: u64 = 4;
+
+/// Bytes of a disk that are left to others when nobody asked for a file.
+const SPARE: u64 = 1 << 30;
+
 /// What a packed file would spare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gain {
@@ -97,7 +104,7 @@ enum Gain {
 
 fn gain(source: &Checkpoint, quant: Quant) -> Result<Gain> {
     let plan = plan(source, quant)?;
-    let (mut relaid, mut from, mut to) = (false, 0, 0);
+    let (mut relaid, mut from, mut to) = (0, 0, 0);
     for (_, piece) in plan.pieces().filter(|(_, piece)| !piece.part.stays_f32()) {
         let stored = source.stored(piece.part);
         if piece.format != stored.format {
@@ -105,11 +112,14 @@ fn gain(source: &Checkpoint, quant: Quant) -> Result<Gain> {
             to += piece.bytes;
         }
         // Turning floats round alone is not worth a second file.
-        relaid |= piece.form != stored.form && !piece.format.is_float();
+        if piece.form != stored.form && !piece.format.is_float() {
+            relaid += piece.bytes;
+        }
     }
-    Ok(match (from, relaid) {
-        (0, false) => Gain::Nothing,
-        (0, true) => Gain::Layout,
+    let all: u64 = plan.pieces().map(|(_, piece)| piece.bytes).sum();
+    Ok(match from {
+        0 if relaid < all / WORTH => Gain::Nothing,
+        0 => Gain::Layout,
         _ => Gain::Rounding { from, to },
     })
 }

@@ -14,7 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Everything that packing may vary in.
 #[derive(Clone, Debug)]
@@ -26,13 +26,15 @@ pub struct PackOptions {
     pub path: Option<PathBuf>,
     /// Models of fewer bytes are not packed by themselves: they are quick enough as they are.
     pub smallest: u64,
+    /// Bytes that must stay free beside the file.
+    pub spare: u64,
     /// Bytes a user may still write at a path (an existing one). A field so that a full disk can be tested.
     pub free_bytes: fn(&Path) -> io::Result<u64>,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        PackOptions { quant: None, key: None, path: None, smallest: SMALL_MODEL_BYTES, free_bytes }
+        PackOptions { quant: None, key: None, path: None, smallest: SMALL_MODEL_BYTES, spare: 0, free_bytes }
     }
 }
 
@@ -119,6 +121,7 @@ pub(super) fn make(
         return Ok(made);
     }
 
+    let times = times(source);
     let units = units(source, &plan);
     let seconds = estimate(source, &plan, &units, bytes, spread)?;
     progress.event(&Event::Begin { name: &from.name, to: target, bytes, seconds });
@@ -137,6 +140,12 @@ pub(super) fn make(
         partial.write(&buffer).map_err(|e| disk("be written", e))?;
         clock.add(buffer.len() as u64, progress);
         rest = later;
+    }
+    if times != self::times(source) {
+        let name = &from.name;
+        return Err(
+            Error::Runtime(format!("{name} was changed while it was packed: nothing is kept; try again")).into()
+        );
     }
     let (source_hash, runs) = hashes.finish();
     let header = facts.bytes(&plan, &source_hash, &runs);
@@ -163,17 +172,24 @@ fn source_name(source: &Checkpoint) -> String {
     whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// Sizes and times of the source's files, to notice a change.
+fn times(source: &Checkpoint) -> Vec<Option<(u64, SystemTime)>> {
+    let of = |path: &PathBuf| std::fs::metadata(path).ok().and_then(|meta| Some((meta.len(), meta.modified().ok()?)));
+    source.files.iter().map(|(path, _)| of(path)).collect()
+}
+
 fn check_room(target: &Path, bytes: u64, options: &PackOptions) -> Result<(), Stop> {
     let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let free = (options.free_bytes)(folder)
         .map_err(|e| Stop::Disk(format!("{}: its free space cannot be asked: {e}", folder.display())))?;
     // What an earlier attempt left will be overwritten.
     let left = std::fs::metadata(super::partial::partial_path(target)).map_or(0, |meta| meta.len());
-    if free.saturating_add(left) < bytes {
+    let needed = bytes.saturating_add(options.spare);
+    if free.saturating_add(left) < needed {
         return Err(Stop::Disk(format!(
             "{}: {:.2} GB are needed there and {:.2} GB are free",
             target.display(),
-            bytes as f64 / 1e9,
+            needed as f64 / 1e9,
             free as f64 / 1e9
         )));
     }
