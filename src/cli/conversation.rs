@@ -146,10 +146,12 @@ impl Conversation {
 }
 
 fn speeds(Ended { stats, finish }: &Ended) -> String {
-    let part = |name: &str, tokens: usize, seconds: f64, bytes: u64| {
-        let tokens_per_second = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
-        let rate = if seconds > 0.0 { bytes as f64 / seconds / 1e9 } else { 0.0 };
-        format!("{name} {} tokens, {tokens_per_second:.1} tok/s, {rate:.1} GB/s", grouped(tokens as u64))
+    let part = |name: &str, tokens: usize, computed: usize, seconds: f64, bytes: u64| {
+        let tokens = format!("{name} {} tokens", grouped(tokens as u64));
+        if computed == 0 || seconds == 0.0 {
+            return tokens; // the first token of an answer is the prompt's work: no speed of its own
+        }
+        format!("{tokens}, {:.1} tok/s, {:.1} GB/s", computed as f64 / seconds, bytes as f64 / seconds / 1e9)
     };
     let reused = match stats.reused_tokens {
         0 => String::new(),
@@ -158,7 +160,7 @@ fn speeds(Ended { stats, finish }: &Ended) -> String {
     let cut = if *finish == Finish::Length { " (all that --predict allows)" } else { "" };
     format!(
         "{}{reused} | {}{cut}",
-        part("prompt", stats.prompt_tokens, stats.prompt_seconds, stats.prompt_bytes),
-        part("answer", stats.decode_tokens, stats.decode_seconds, stats.decode_bytes)
+        part("prompt", stats.prompt_tokens, stats.prompt_tokens, stats.prompt_seconds, stats.prompt_bytes),
+        part("answer", stats.decode_tokens, stats.decode_steps, stats.decode_seconds, stats.decode_bytes)
     )
 }

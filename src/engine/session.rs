@@ -45,7 +45,9 @@ pub struct Stats {
     /// Tokens that were in the cache but had to be computed again, since a sliding window had moved past them.
     pub lost_tokens: usize,
     pub prompt_seconds: f64,
+    /// Tokens of the answer, and steps they took: one fewer or none, for the first comes out of the prompt's last step.
     pub decode_tokens: usize,
+    pub decode_steps: usize,
     pub decode_seconds: f64,
     /// Bytes of weights and cache read, counted as they are read.
     pub prompt_bytes: u64,
@@ -229,6 +231,7 @@ impl Generation<'_> {
             }
             let logits = &mut self.logits;
             self.session.feed(&[token], 0..1, &mut |_, row| logits.copy_from_slice(row))?;
+            self.stats.decode_steps += 1;
         }
         let token = self.sampler.sample(&mut self.logits, &self.session.tokens)?;
         self.stats.decode_tokens += 1;
