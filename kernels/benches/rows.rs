@@ -42,6 +42,7 @@ fn main() {
             bench.decode(isa, &arena);
             bench.tiles(isa, &arena);
             if pages == Pages::Huge {
+                bench.rounding(isa);
                 bench.sums(isa, &arena);
                 bench.prefill(isa);
             }
@@ -194,6 +195,21 @@ impl Bench {
                     });
                 });
             }
+        }
+    }
+
+    /// Rounding of activations, in bytes of f32 read.
+    fn rounding(&self, isa: Isa) {
+        let line = format!("round {isa} width {WIDTH}");
+        if self.wants(&line) {
+            let values = vectors(1, WIDTH, 1.0);
+            let x = Activations::new(isa, &values, 1, WIDTH);
+            let scalar = Activations::new(Isa::SCALAR, &values, 1, WIDTH);
+            assert!((0..WIDTH).all(|i| x.code(0, i) == scalar.code(0, i)), "{line}");
+            self.say(&line, 4000.0 * WIDTH as f64, "GB/s", 1, |_, _| {
+                let mut x = x.clone();
+                (0..1000).for_each(|_| x.set(isa, black_box(&values), 1, WIDTH));
+            });
         }
     }
 

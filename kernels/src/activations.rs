@@ -42,11 +42,17 @@ impl Group {
 pub(crate) const SILENT: f32 = f32::from_bits((127 - 100) << 23);
 
 /// The scale of a block whose largest magnitude is `largest`.
-#[inline(always)]
 pub(crate) fn scale_of(largest: f32) -> f32 {
     let scale = largest / 127.0;
-    let normal = f16::MIN_POSITIVE.to_f32()..=f16::MAX.to_f32();
-    if normal.contains(&scale) { f16::from_f32(scale).to_f32() } else { scale }
+    if scale_is_half(scale) { f16::from_f32(scale).to_f32() } else { scale }
+}
+
+/// Whether f16 has a normal number for this scale.
+#[inline(always)]
+pub(crate) fn scale_is_half(scale: f32) -> bool {
+    const LARGEST: f32 = 65504.0;
+    const SMALLEST: f32 = 1.0 / 16384.0;
+    (SMALLEST..=LARGEST).contains(&scale)
 }
 
 impl Activations {

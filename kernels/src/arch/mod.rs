@@ -123,7 +123,7 @@ macro_rules! float_verbs {
             // SAFETY, here and below: the features are enabled, and the verbs have checked the shapes.
             #[target_feature(enable = $features)]
             pub(super) fn round_blocks(x: &[f32], groups: &mut [Group]) {
-                round::round(x, groups);
+                unsafe { round::round::<$V>(x, groups) }
             }
 
             #[target_feature(enable = $features)]

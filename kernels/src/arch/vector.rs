@@ -35,12 +35,16 @@ pub(crate) trait Vector: Copy {
     unsafe fn sub(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn mul(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn shl(a: Self::I, by: i32) -> Self::I;
+    /// The larger, as signed integers.
+    unsafe fn max(a: Self::I, b: Self::I) -> Self::I;
     /// Zeros come in from the left.
     unsafe fn shr(a: Self::I, by: i32) -> Self::I;
     unsafe fn shr_each(a: Self::I, by: Self::I) -> Self::I;
     /// Copies of the sign come in from the left.
     unsafe fn shr_signed(a: Self::I, by: i32) -> Self::I;
 
+    /// `4 * LANES` bytes.
+    unsafe fn store(to: *mut u8, a: Self::I);
     unsafe fn load_f(from: *const f32) -> Self::F;
     unsafe fn store_f(to: *mut f32, a: Self::F);
     unsafe fn splat_f(x: f32) -> Self::F;
@@ -63,6 +67,11 @@ pub(crate) trait Vector: Copy {
     /// The same bits.
     unsafe fn as_f(a: Self::I) -> Self::F;
     unsafe fn to_f(a: Self::I) -> Self::F;
+    /// The nearest integers, halves to even; anything for what has none.
+    unsafe fn nearest(a: Self::F) -> Self::I;
+    /// The nearest f16 numbers, ties to even.
+    unsafe fn round_half(a: Self::F) -> Self::F;
+    unsafe fn div_f(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul_f(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;

@@ -205,6 +205,16 @@ impl<P: Products> Vector for Quad<P> {
     }
 
     #[inline(always)]
+    unsafe fn max(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        unsafe { vmaxq_s32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u8, a: int32x4_t) {
+        unsafe { vst1q_u8(to, vreinterpretq_u8_s32(a)) }
+    }
+
+    #[inline(always)]
     unsafe fn load_f(from: *const f32) -> float32x4_t {
         unsafe { vreinterpretq_f32_u8(vld1q_u8(from.cast())) }
     }
@@ -275,6 +285,31 @@ impl<P: Products> Vector for Quad<P> {
     #[inline(always)]
     unsafe fn to_f(a: int32x4_t) -> float32x4_t {
         unsafe { vcvtq_f32_s32(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn nearest(a: float32x4_t) -> int32x4_t {
+        unsafe { vcvtnq_s32_f32(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn round_half(a: float32x4_t) -> float32x4_t {
+        let halves: uint16x4_t;
+        // The intrinsic is not stable.
+        unsafe {
+            asm!(
+                "fcvtn {halves:v}.4h, {a:v}.4s",
+                halves = out(vreg) halves,
+                a = in(vreg) a,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            convert(halves)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn div_f(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vdivq_f32(a, b) }
     }
 
     #[inline(always)]

@@ -209,6 +209,16 @@ impl<P: Products> Vector for Ymm<P> {
     }
 
     #[inline(always)]
+    unsafe fn max(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_max_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u8, a: __m256i) {
+        unsafe { _mm256_storeu_si256(to.cast(), a) }
+    }
+
+    #[inline(always)]
     unsafe fn load_f(from: *const f32) -> __m256 {
         unsafe { _mm256_loadu_ps(from) }
     }
@@ -292,6 +302,21 @@ impl<P: Products> Vector for Ymm<P> {
     #[inline(always)]
     unsafe fn to_f(a: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn nearest(a: __m256) -> __m256i {
+        unsafe { _mm256_cvtps_epi32(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn round_half(a: __m256) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
+    }
+
+    #[inline(always)]
+    unsafe fn div_f(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_div_ps(a, b) }
     }
 
     #[inline(always)]

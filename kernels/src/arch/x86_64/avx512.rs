@@ -104,6 +104,16 @@ impl Vector for Zmm {
     }
 
     #[inline(always)]
+    unsafe fn max(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_max_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u8, a: __m512i) {
+        unsafe { _mm512_storeu_si512(to.cast(), a) }
+    }
+
+    #[inline(always)]
     unsafe fn load_f(from: *const f32) -> __m512 {
         unsafe { _mm512_loadu_ps(from) }
     }
@@ -178,6 +188,21 @@ impl Vector for Zmm {
     #[inline(always)]
     unsafe fn to_f(a: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn nearest(a: __m512) -> __m512i {
+        unsafe { _mm512_cvtps_epi32(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn round_half(a: __m512) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
+    }
+
+    #[inline(always)]
+    unsafe fn div_f(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
     }
 
     #[inline(always)]
