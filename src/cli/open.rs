@@ -44,7 +44,7 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
 
 /// Cores this process may use.
 pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
+    Pool::cores()
 }
 
 /// Finds, downloads and packs if need be, and opens. Notes go to standard error.
