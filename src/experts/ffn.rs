@@ -2,7 +2,8 @@
 //! `y = sum of w_e * down_e(relu(gate_e x) * (up_e x))`, in ascending order of expert.
 //!
 //! A neuron whose gate is not positive adds exactly nothing: its `up` row is not read, nor its `down` row where `down`
-//! lies by neuron. Two parallel regions per wave of experts: by neuron, then by output column.
+//! lies by neuron. Two parallel regions per wave of experts, by neuron, then by output column, and for a prompt a third
+//! that adds the experts up.
 
 use super::{Down, Expert, ExpertStore, Group};
 use crate::host::{Host, Share};

@@ -61,7 +61,7 @@ impl Attention {
     pub fn forward(&self, host: &Host, h: &Tensor, kv: &mut LayerKv, turns: &Turns) -> Result<Tensor> {
         let mut qkv = self.qkv.forward(host, &activations(host, h)?);
         let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
-        let stride = queries + 2 * keys;
+        let stride = self.qkv.rows();
         host.timed(Share::Rope, || {
             if self.rotary {
                 host.pool.pieces(&mut qkv, stride, |token, row| {
@@ -79,7 +79,7 @@ impl Attention {
     /// Keeps the step's keys and values.
     fn store(&self, host: &Host, kv: &mut LayerKv, qkv: &[f32], first: usize) {
         let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
-        let stride = queries + 2 * keys;
+        let stride = self.qkv.rows();
         for head in 0..self.kv_heads {
             let at = queries + head * self.head_width;
             // A head's last row ends with it, not with the token's whole row.
@@ -91,8 +91,8 @@ impl Attention {
 
     /// Every query head of the step over what it sees: `[t, heads * head_width]`.
     fn attend(&self, host: &Host, kv: &LayerKv, qkv: &[f32], first: usize) -> Vec<f32> {
-        let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
-        let stride = queries + 2 * keys;
+        let queries = self.heads * self.head_width;
+        let stride = self.qkv.rows();
         let tokens = qkv.len() / stride;
         let span = Span { first, tokens, window: kv.window };
         let seen = first + tokens - span.visible(0).start;
