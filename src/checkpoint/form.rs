@@ -1,7 +1,9 @@
 //! The ways the numbers of one matrix can lie in bytes. None changes a number, and each takes as many bytes as a file does.
 
 use super::{DownOrder, Part};
-use kernels::{Format, Layout, ShapeError, file_from_lanes, file_from_tiles, lanes_from_file, tiles_from_file};
+use kernels::{
+    Format, Layout, Rows, ShapeError, Tiles, file_from_lanes, file_from_tiles, lanes_from_file, tiles_from_file,
+};
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -114,6 +116,48 @@ fn turn(size: usize, rows: usize, width: usize, from: &[u8], to: &mut [u8]) {
                 }
             }
         }
+    }
+}
+
+/// What the bytes of one matrix are, wherever they lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub format: Format,
+    pub form: Form,
+    /// Rows and weights in a row as ordinary files have the matrix, whatever its form.
+    pub rows: usize,
+    pub width: usize,
+}
+
+impl Kind {
+    /// Bytes of one row in the form of files. Panics where a row is no whole blocks, which no kind of a model is.
+    pub fn row_bytes(&self) -> usize {
+        self.format.row_bytes(self.width).expect("rows are whole blocks")
+    }
+
+    /// Bytes of the whole matrix, in any form.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.row_bytes()
+    }
+
+    /// The rows in `bytes`, which may be only some of the matrix. Panics where it lies by neuron and has no rows: ask
+    /// [`Kind::tiles`] and [`Kind::neurons`] first for a `down`.
+    pub fn view<'a>(&self, bytes: &'a [u8]) -> Rows<'a> {
+        let Form::Rows(layout) = self.form else { panic!("a matrix by neuron ({}) has no rows", self.form) };
+        Rows::new(self.format, layout, self.width, bytes).expect("the kind was checked against its bytes")
+    }
+
+    /// A `down` that is re-laid by neuron with its scales in place.
+    pub fn tiles<'a>(&self, bytes: &'a [u8]) -> Option<Tiles<'a>> {
+        // In the file, a row is an output and its weights are neurons.
+        let tiles = || Tiles::new(self.format, self.width, self.rows, bytes);
+        (self.form == Form::Tiles).then(|| tiles().expect("the kind was checked against its bytes"))
+    }
+
+    /// A `down` of floats that is turned round: one row of outputs for each neuron.
+    pub fn neurons<'a>(&self, bytes: &'a [u8]) -> Option<Rows<'a>> {
+        let rows = || Rows::new(self.format, Layout::File, self.rows, bytes);
+        (self.form == Form::Neurons).then(|| rows().expect("the kind was checked against its bytes"))
     }
 }
 

@@ -15,7 +15,7 @@ mod summary;
 pub use crate::config::{DownOrder, Part};
 pub use convert::{Matrix, Quant, Relay, Spread, Weights};
 pub use files::{Files, ReadAt};
-pub use form::{Form, Stored};
+pub use form::{Form, Kind, Stored};
 pub use summary::{Group, Summary};
 
 use crate::config::Config;
@@ -231,6 +231,12 @@ impl Checkpoint {
         let entry = self.catalogue.entry(&self.config, part);
         let (rows, width) = self.config.shape(part, self.down);
         Stored { format: entry.format, form: entry.form, rows, width, bytes: self.slice(entry) }
+    }
+
+    /// What the bytes of one part are in its file.
+    pub fn kind(&self, part: Part) -> Kind {
+        let Stored { format, form, rows, width, .. } = self.stored(part);
+        Kind { format, form, rows, width }
     }
 
     /// Lets pages of one part go from this process's memory, `bytes` counted from its start. The next look reads them from

@@ -5,6 +5,7 @@
 
 pub mod family;
 mod part;
+pub mod placement;
 
 pub use part::{DownOrder, Part};
 

@@ -14,7 +14,10 @@ pub use session::{Finish, Generation, Limits, Session, Stats};
 
 use crate::checkpoint::{Checkpoint, Quant, Relay, Weights};
 use crate::config::Config;
+pub use crate::config::placement::{Placement, PolicyName, Slots};
 use crate::error::{Error, Result};
+use crate::experts::ExpertStore;
+pub use crate::experts::StoreStats;
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
@@ -52,6 +55,8 @@ pub struct Options {
     pub chunk: usize,
     /// Positions a windowed layer keeps beyond its window, so that the last turn can be taken back.
     pub rewind: usize,
+    /// Where experts are kept.
+    pub placement: Placement,
     pub template: TemplateOverride,
     /// Refuse weights that are not finite (reads every weight once).
     pub check: bool,
@@ -70,6 +75,7 @@ impl Default for Options {
             values: KvFormat::F16,
             chunk: 512,
             rewind: 1024,
+            placement: Placement::default(),
             template: TemplateOverride::default(),
             check: false,
         }
@@ -118,7 +124,8 @@ impl Engine {
         let weights =
             Weights::load(checkpoint, options.quant, options.relay, &|n, job| host.pool.run(n, job), progress)?;
         let ledger = ledger(&weights, &config, &kv);
-        let model = Model::new(&config, &weights, host.clone());
+        let experts = ExpertStore::open(&config, &weights, &options.placement)?;
+        let model = Model::new(&config, &weights, experts, host.clone());
         Ok(Engine { shared: Arc::new(Shared { config, text, model, host, kv, threads, notes, ledger }) })
     }
 
@@ -160,6 +167,11 @@ impl Engine {
     /// What time and bytes went into since the engine was opened; `set_fine` tells gate and up apart, at some cost.
     pub fn spent(&self) -> Vec<(Share, Spent)> {
         self.shared.host.spent()
+    }
+
+    /// What the store of experts has done since the engine was opened; `None` where all of them lie in memory.
+    pub fn store_stats(&self) -> Option<StoreStats> {
+        self.shared.model.experts().stats()
     }
 
     /// Seconds spent waiting for other threads at the ends of regions.

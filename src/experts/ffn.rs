@@ -2,10 +2,11 @@
 //! `y = sum of w_e * down_e(relu(gate_e x) * (up_e x))`, in ascending order of expert.
 //!
 //! A neuron whose gate is not positive adds exactly nothing: its `up` row is not read, nor its `down` row where `down`
-//! lies by neuron. Two parallel regions per wave of experts, by neuron, then by output column, and for a prompt a third
-//! that adds the experts up.
+//! lies by neuron. Two parallel regions for those experts of a wave that are at hand, by neuron, then by output column, the
+//! same again for late ones as they come, and for a prompt one more region that adds them up.
 
-use super::{Down, Expert, ExpertStore, Group};
+use super::{Down, Expert, ExpertId, Group, Here, Step};
+use crate::error::Result;
 use crate::host::{Host, Share};
 use kernels::norm::axpy;
 use kernels::{Activations, Columns, Format, Order, Pick, Tiles, add_rows, add_tiles, dot_rows};
@@ -22,8 +23,8 @@ const NEURONS: (usize, usize) = (64, 32);
 /// Above this share of firing neurons all `up` rows are read in order: jumping over so few saves nothing.
 const DENSE: f32 = 0.9;
 
-/// `x` `[t, width]` -> sum over each token's experts, `[t, width]`.
-pub fn mixture(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activations) -> Vec<f32> {
+/// `x` `[t, width]` -> sum over each token's experts, `[t, width]`. Errors when an expert cannot be had.
+pub fn mixture(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations) -> Result<Vec<f32>> {
     let mut out = vec![0f32; x.t() * x.width()];
     let mut rest = groups;
     while !rest.is_empty() {
@@ -33,37 +34,33 @@ pub fn mixture(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activatio
             tokens <= WAVE_TOKENS
         };
         let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-        wave(host, store, now, x, &mut out);
+        wave(host, experts, now, x, &mut out)?;
         rest = later;
     }
-    out
+    Ok(out)
 }
 
-/// One wave: adds these experts' share to `out` `[t, width]`.
-fn wave(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activations, out: &mut Vec<f32>) {
-    let experts: Vec<Expert> = groups.iter().map(|g| store.ready(g.id)).collect();
-    let input = |g: &Group| if g.tokens.len() == x.t() { Cow::Borrowed(x) } else { Cow::Owned(x.gather(&g.tokens)) };
-    let inputs: Vec<_> = groups.iter().map(input).collect();
-    let (neurons, width) = (experts[0].gate.len(), x.width());
-
-    let mut h: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * neurons]).collect();
-    // As few cuts as keep the cores busy: an expert read in long runs comes a tenth faster.
-    let size = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
-    host.timed(Share::Gate, || {
-        host.pool.grid(&mut h, neurons, size, |e, range, h| fire(host, &experts[e], &inputs[e], range, h));
-    });
-
-    let round = |(h, g): (&Vec<f32>, &Group)| Activations::new(host.isa, h, g.tokens.len(), neurons);
-    let h: Vec<Activations> = host.timed(Share::Regroup, || h.iter().zip(groups).map(round).collect());
-    let mut y: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * width]).collect();
-    // Long runs read best, so an expert is cut only as far as the cores need it.
-    let cuts = (2 * host.pool.width()).div_ceil(groups.len());
-    let size = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
-    host.timed(Share::Down, || {
-        host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].down, &h[e], range, y));
-    });
+/// One wave: adds these experts' share to `out` `[t, width]`. Those at hand are computed first, the others as they come;
+/// they are added up when all are done, in one order.
+fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out: &mut Vec<f32>) -> Result<()> {
+    let ids: Vec<ExpertId> = groups.iter().map(|g| g.id).collect();
+    let mut y: Vec<Vec<f32>> = vec![Vec::new(); groups.len()];
+    let mut arrivals = experts.ready(&ids);
+    loop {
+        let here = arrivals.take()?;
+        if here.is_empty() {
+            break;
+        }
+        let now: Vec<&Group> = here.iter().map(|here| &groups[here.place]).collect();
+        let places: Vec<usize> = here.iter().map(|here| here.place).collect();
+        let done = compute(host, &here, &now, x);
+        for (place, done) in places.into_iter().zip(done) {
+            y[place] = done;
+        }
+    }
 
     // Per output column the experts come in ascending order, whoever computed them.
+    let width = x.width();
     let sum = |range: Range<usize>, out: &mut Columns<'_>| {
         for (group, y) in groups.iter().zip(&y) {
             for ((&token, &weight), y) in group.tokens.iter().zip(&group.weights).zip(y.chunks_exact(width)) {
@@ -75,6 +72,32 @@ fn wave(host: &Host, store: &ExpertStore, groups: &[Group], x: &Activations, out
         1 => sum(0..width, &mut Columns::new(out, 1, width)), // less work than handing it out
         _ => host.pool.columns(out, width, (256, 32), sum),
     });
+    Ok(())
+}
+
+/// Some experts at hand: for each its outputs, `[its tokens, width]`.
+fn compute(host: &Host, experts: &[Here<'_>], groups: &[&Group], x: &Activations) -> Vec<Vec<f32>> {
+    let input = |g: &&Group| if g.tokens.len() == x.t() { Cow::Borrowed(x) } else { Cow::Owned(x.gather(&g.tokens)) };
+    let inputs: Vec<_> = groups.iter().map(input).collect();
+    let (neurons, width) = (experts[0].expert.gate.len(), x.width());
+
+    let mut h: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * neurons]).collect();
+    // As few cuts as keep the cores busy: an expert read in long runs comes a tenth faster.
+    let size = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
+    host.timed(Share::Gate, || {
+        host.pool.grid(&mut h, neurons, size, |e, range, h| fire(host, &experts[e].expert, &inputs[e], range, h));
+    });
+
+    let round = |(h, g): (&Vec<f32>, &&Group)| Activations::new(host.isa, h, g.tokens.len(), neurons);
+    let h: Vec<Activations> = host.timed(Share::Regroup, || h.iter().zip(groups).map(round).collect());
+    let mut y: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * width]).collect();
+    // Long runs read best, so an expert is cut only as far as the cores need it.
+    let cuts = (2 * host.pool.width()).div_ceil(groups.len());
+    let size = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
+    host.timed(Share::Down, || {
+        host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].expert.down, &h[e], range, y));
+    });
+    y
 }
 
 /// `h[t][i] = relu(gate_i x_t) * (up_i x_t)` for the neurons in `range`.

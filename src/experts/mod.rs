@@ -1,14 +1,20 @@
 //! Which expert weights are where, now; and the mathematics of the chosen ones on host memory.
 //!
-//! The forward pass says what it will need (`prefetch`, a hint) and later asks for it (`ready`, a promise). Every expert
-//! of this store lies in the weights it was opened on, mapped or owned, so a promise is kept at once.
+//! The forward pass says what it will need (`prefetch`, a hint) and later asks for it (`ready`, a promise). It cannot see
+//! whether an expert was at hand or had to be read.
 
 mod ffn;
+mod image;
+pub mod policy;
+mod stats;
+mod store;
 
 pub use ffn::mixture;
+pub use image::slot_bytes;
+pub use stats::StoreStats;
+pub use store::{Arrivals, ExpertStore, Here, Step, least_slots};
 
-use crate::checkpoint::{DownOrder, Matrix, Part, Weights};
-use crate::config::Config;
+use crate::checkpoint::{DownOrder, Kind};
 use kernels::{Rows, Tiles};
 
 /// One expert of one layer.
@@ -34,6 +40,20 @@ pub enum Down<'a> {
     ByOutput(Rows<'a>),
     /// Ordinary files re-laid: weights by neuron, the scales where they were.
     Tiled(Tiles<'a>),
+}
+
+impl<'a> Down<'a> {
+    /// A `down` of files in this order.
+    fn of(order: DownOrder, kind: &Kind, bytes: &'a [u8]) -> Down<'a> {
+        match order {
+            DownOrder::ByNeuron => Down::ByNeuron(kind.view(bytes)),
+            DownOrder::ByOutput => match (kind.tiles(bytes), kind.neurons(bytes)) {
+                (Some(tiles), _) => Down::Tiled(tiles),
+                (_, Some(neurons)) => Down::ByNeuron(neurons),
+                _ => Down::ByOutput(kind.view(bytes)),
+            },
+        }
+    }
 }
 
 /// Which experts of one layer each token takes, and how much of each: `[t, active]`, row-major.
@@ -71,43 +91,5 @@ impl Choice {
             groups[at].weights.push(weight);
         }
         groups
-    }
-}
-
-/// All experts of a model.
-pub struct ExpertStore {
-    /// `[layer * experts + index]`: gate, up, down.
-    experts: Vec<[Matrix; 3]>,
-    per_layer: usize,
-    down: DownOrder,
-}
-
-impl ExpertStore {
-    pub fn open(config: &Config, weights: &Weights) -> ExpertStore {
-        let mut experts = Vec::with_capacity(config.layers.len() * config.experts);
-        for layer in 0..config.layers.len() as u16 {
-            for index in 0..config.experts as u16 {
-                let [gate, up, down] = [Part::Gate(layer, index), Part::Up(layer, index), Part::Down(layer, index)];
-                experts.push([weights.matrix(gate), weights.matrix(up), weights.matrix(down)]);
-            }
-        }
-        ExpertStore { experts, per_layer: config.experts, down: weights.down() }
-    }
-
-    /// Say what will be needed. Returns at once. May change speed, never a result: here all of it is at hand already.
-    pub fn prefetch(&self, _ids: &[ExpertId]) {}
-
-    /// One expert, ready to compute with.
-    pub fn ready(&self, id: ExpertId) -> Expert<'_> {
-        let [gate, up, down] = &self.experts[id.layer as usize * self.per_layer + id.index as usize];
-        let down = match self.down {
-            DownOrder::ByNeuron => Down::ByNeuron(down.rows()),
-            DownOrder::ByOutput => match (down.tiles(), down.neurons()) {
-                (Some(tiles), _) => Down::Tiled(tiles),
-                (_, Some(neurons)) => Down::ByNeuron(neurons),
-                _ => Down::ByOutput(down.rows()),
-            },
-        };
-        Expert { gate: gate.rows(), up: up.rows(), down }
     }
 }

@@ -40,7 +40,7 @@ struct Block {
 
 impl Model {
     /// Views into `weights`; nothing large is copied.
-    pub fn new(config: &Config, weights: &Weights, host: Arc<Host>) -> Model {
+    pub fn new(config: &Config, weights: &Weights, experts: ExpertStore, host: Arc<Host>) -> Model {
         let norm = |part| Norm::new(&weights.matrix(part), config.norm_epsilon);
         let block = |layer: u16| Block {
             router: Router::new(layer, weights.matrix(Part::Router(layer)), config.active, config.gating),
@@ -51,7 +51,7 @@ impl Model {
         Model {
             embedding: weights.matrix(Part::Embedding),
             blocks: (0..config.layers.len() as u16).map(block).collect(),
-            experts: ExpertStore::open(config, weights),
+            experts,
             norm_out: norm(Part::OutputNorm),
             head: Linear::new(vec![weights.matrix(Part::Head)], Share::Head),
             rotation: Rotation::new(config),
@@ -59,9 +59,13 @@ impl Model {
         }
     }
 
+    pub fn experts(&self) -> &ExpertStore {
+        &self.experts
+    }
+
     /// Appends `tokens` to `kv` and returns the logits of those whose index lies in `want`, `[want.len(), vocab]`.
     /// The caller has checked that ids are inside the vocabulary and that `kv` has room.
-    /// Looks at `interrupt` before each layer: `Error::Interrupted`, and `kv` is as long as before.
+    /// Looks at `interrupt` before each layer: `Error::Interrupted`. After any error `kv` is as long as before.
     pub fn forward(
         &self,
         tokens: &[u32],
@@ -71,6 +75,7 @@ impl Model {
     ) -> Result<Vec<f32>> {
         let host = &*self.host;
         let turns = self.rotation.at(kv.len(), tokens.len());
+        let experts = self.experts.step(tokens.len());
         kv.begin(tokens.len());
         let mut x = host.timed(Share::Embed, || self.embed(tokens))?; // [t, width]
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -78,11 +83,11 @@ impl Model {
                 return Err(Error::Interrupted);
             }
             let choice = block.router.choose(host, &activations(host, &x)?)?; // before attention: the layer's input decides
-            self.experts.prefetch(&choice.ids());
+            experts.prefetch(&choice.ids());
             let h = block.norm_in.forward(host, &x)?;
             x = (&x + block.attention.forward(host, &h, kv.layer(layer), &turns)?)?;
             let h = block.norm_ffn.forward(host, &x)?;
-            x = (&x + mixture::forward(host, &self.experts, &choice, &h)?)?;
+            x = (&x + mixture::forward(host, &experts, &choice, &h)?)?;
         }
         kv.grow(tokens.len());
         if want.is_empty() {

@@ -2,12 +2,12 @@
 
 use crate::bridge::{activations, tensor};
 use crate::error::Result;
-use crate::experts::{Choice, ExpertStore, mixture};
+use crate::experts::{Choice, Step, mixture};
 use crate::host::Host;
 use candle_core::Tensor;
 
 /// `h` `[t, width]`, normed -> the weighted sum of each token's experts, `[t, width]`.
-pub fn forward(host: &Host, store: &ExpertStore, choice: &Choice, h: &Tensor) -> Result<Tensor> {
+pub fn forward(host: &Host, experts: &Step<'_>, choice: &Choice, h: &Tensor) -> Result<Tensor> {
     let x = activations(host, h)?;
-    tensor(mixture(host, store, &choice.groups(), &x), x.width())
+    tensor(mixture(host, experts, &choice.groups(), &x)?, x.width())
 }

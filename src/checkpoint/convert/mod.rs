@@ -6,11 +6,11 @@
 pub(super) mod jobs;
 
 use super::catalogue::part_bytes;
-use super::{Checkpoint, DownOrder, Form, Part, Stored};
+use super::{Checkpoint, DownOrder, Form, Kind, Part, Stored};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use jobs::{JOB_WEIGHTS, Job, add_jobs, not_finite, run};
-use kernels::{Format, Layout, Rows, Tiles};
+use kernels::{Format, Rows, Tiles};
 use memmap2::MmapMut;
 use std::fmt;
 use std::ops::Range;
@@ -95,10 +95,7 @@ pub enum Relay {
 /// Where one part's numbers are.
 #[derive(Clone, Debug)]
 struct Place {
-    format: Format,
-    form: Form,
-    rows: usize,
-    width: usize,
+    kind: Kind,
     /// In the arena; `None`: in the map.
     arena: Option<Range<usize>>,
 }
@@ -196,40 +193,40 @@ impl Matrix {
     /// The rows. Panics where the matrix is re-laid by neuron: ask [`Matrix::tiles`] and [`Matrix::neurons`] first for a
     /// `down`.
     pub fn rows(&self) -> Rows<'_> {
-        let Form::Rows(layout) = self.place.form else { panic!("{:?} lies by neuron and has no rows", self.part) };
-        Rows::new(self.place.format, layout, self.place.width, self.bytes()).expect("the plan made whole rows")
+        self.place.kind.view(self.bytes())
     }
 
     /// A `down` that is re-laid by neuron with its scales in place.
     pub fn tiles(&self) -> Option<Tiles<'_>> {
-        // In the file, a row is an output and its weights are neurons.
-        let tiles = || Tiles::new(self.place.format, self.place.width, self.place.rows, self.bytes());
-        (self.place.form == Form::Tiles).then(|| tiles().expect("the plan made whole tiles"))
+        self.place.kind.tiles(self.bytes())
     }
 
     /// A `down` of floats that is turned round: one row of outputs for each neuron.
     pub fn neurons(&self) -> Option<Rows<'_>> {
-        let rows = || Rows::new(self.place.format, Layout::File, self.place.rows, self.bytes());
-        (self.place.form == Form::Neurons).then(|| rows().expect("the plan made whole rows"))
+        self.place.kind.neurons(self.bytes())
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.place.kind
     }
 
     pub fn format(&self) -> Format {
-        self.place.format
+        self.place.kind.format
     }
 
     pub fn form(&self) -> Form {
-        self.place.form
+        self.place.kind.form
     }
 
     /// How many rows the matrix has in its file.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.place.rows
+        self.place.kind.rows
     }
 
     /// Weights in a row, in its file.
     pub fn width(&self) -> usize {
-        self.place.width
+        self.place.kind.width
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -259,7 +256,8 @@ fn plan(checkpoint: &Checkpoint, quant: Quant, relay: Relay) -> Result<(Vec<Plac
             let stored = checkpoint.stored(part);
             let (format, form) = target(&stored, part, checkpoint.down, quant, relay);
             let same = (format, form) == (stored.format, stored.form);
-            let mut place = Place { format, form, rows: stored.rows, width: stored.width, arena: None };
+            let kind = Kind { format, form, rows: stored.rows, width: stored.width };
+            let mut place = Place { kind, arena: None };
             if !same {
                 let bytes = part_bytes(config, part, checkpoint.down, format).map_err(|e| {
                     let name = checkpoint.tensor_name(part);
@@ -328,7 +326,8 @@ fn fill(
         let (_, from) = std::mem::take(&mut rest).split_at_mut(range.start - at);
         let (to, after) = from.split_at_mut(range.len());
         (rest, at) = (after, range.end);
-        add_jobs(&mut jobs, checkpoint, *part, 0..place.rows, (place.format, place.form), to);
+        let Kind { format, form, rows, .. } = place.kind;
+        add_jobs(&mut jobs, checkpoint, *part, 0..rows, (format, form), to);
         parts.get(i + AHEAD).into_iter().for_each(expect);
         done += size(part);
         if jobs.len() >= BATCH || i + 1 == parts.len() {

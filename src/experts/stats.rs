@@ -1,0 +1,60 @@
+//! What a store has done so far.
+
+/// Counts since the store was opened. Two snapshots are subtracted with [`StoreStats::since`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoreStats {
+    /// Experts that can be held, and those held now.
+    pub slots: usize,
+    pub resident: usize,
+    /// Experts that were at hand when they were chosen, and those that had to be read first. Each counts once for a step,
+    /// however many tokens of the step chose it.
+    pub hits: u64,
+    pub misses: u64,
+    /// Experts let go.
+    pub evictions: u64,
+    /// Bytes that came from the disk, in so many reads, of which so many had to be repeated.
+    pub bytes_read: u64,
+    pub reads: u64,
+    pub retries: u64,
+    /// Seconds in which the computation waited for the disk, in which the disk was busy, and in which it was busy while
+    /// nobody waited for it.
+    pub waited: f64,
+    pub busy: f64,
+    pub hidden: f64,
+    /// Bytes read, by the layer they belong to.
+    pub layer_bytes: Vec<u64>,
+}
+
+impl StoreStats {
+    /// Share of chosen experts that were at hand, from 0 to 1; 1 where none was chosen.
+    pub fn hit_rate(&self) -> f64 {
+        match self.hits + self.misses {
+            0 => 1.0,
+            all => self.hits as f64 / all as f64,
+        }
+    }
+
+    /// Bytes for each second in which the disk was busy; 0 where it never was.
+    pub fn bytes_per_second(&self) -> f64 {
+        if self.busy > 0.0 { self.bytes_read as f64 / self.busy } else { 0.0 }
+    }
+
+    /// What was done between `earlier` and this snapshot of the same store; `slots` and `resident` are those of now.
+    pub fn since(&self, earlier: &StoreStats) -> StoreStats {
+        let before = |layer: usize| earlier.layer_bytes.get(layer).copied().unwrap_or(0);
+        StoreStats {
+            slots: self.slots,
+            resident: self.resident,
+            hits: self.hits - earlier.hits,
+            misses: self.misses - earlier.misses,
+            evictions: self.evictions - earlier.evictions,
+            bytes_read: self.bytes_read - earlier.bytes_read,
+            reads: self.reads - earlier.reads,
+            retries: self.retries - earlier.retries,
+            waited: self.waited - earlier.waited,
+            busy: self.busy - earlier.busy,
+            hidden: self.hidden - earlier.hidden,
+            layer_bytes: self.layer_bytes.iter().enumerate().map(|(l, bytes)| bytes - before(l)).collect(),
+        }
+    }
+}
