@@ -158,7 +158,7 @@ fn a_full_disk_is_said_before_anything_is_written() {
     let model = Checkpoint::open(&source).unwrap();
     let error = pack::pack(&model, &to, &options, &serial, &mut Silent).unwrap_err();
     assert_eq!(error.exit_code(), 1);
-    assert!(error.to_string().contains("are needed there and 0.00 GB are free"), "{error}");
+    assert!(error.to_string().contains("are needed there and 977 KiB are free"), "{error}");
     assert!(!to.exists() && !partial(&to).exists());
 }
 

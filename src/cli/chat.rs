@@ -7,7 +7,7 @@ use super::{Done, Stop, places, terminal};
 use crate::engine::Finish;
 use crate::engine::text::Message;
 use crate::error::{Error, Result};
-use crate::planner::hardware;
+use crate::planner::memory;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Cmd, Config, Editor, KeyCode, KeyEvent, Modifiers};
@@ -193,7 +193,7 @@ fn stats(conversation: &Conversation) {
     say(conversation.last_speeds().as_deref().unwrap_or("no answer yet"));
     let (used, capacity) = conversation.room();
     say(&format!("context: {} of {} positions", grouped(used as u64), grouped(capacity as u64)));
-    if let Some(peak) = hardware::peak_rss_bytes() {
+    if let Some(peak) = memory::peak_bytes() {
         say(&format!("peak memory: {}", bytes(peak)));
     }
 }

@@ -4,6 +4,9 @@ use super::{Done, Stop};
 use crate::error::Error;
 use std::io::{ErrorKind, IsTerminal, Write};
 
+/// Bytes for people.
+pub use crate::config::size::shown as bytes;
+
 /// Writes to standard output and flushes: pieces of an answer must be seen as they come.
 pub fn answer(text: &str) -> Done {
     let mut out = std::io::stdout().lock();
@@ -89,19 +92,6 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
-/// Bytes for people: 10^3 steps, three figures.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (n as f64, 0);
-    // 999.5 would print as 1000.
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let places = if unit == 0 || value >= 99.95 { 0 } else { if value >= 9.995 { 1 } else { 2 } };
-    format!("{value:.places$} {}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,7 +99,5 @@ mod tests {
     #[test]
     fn numbers_for_people() {
         assert_eq!(["0", "999", "1,000", "1,234,567"], [0, 999, 1000, 1_234_567].map(grouped)[..]);
-        let shown = [0, 999, 1000, 12_345, 999_999, 11_470_000_000].map(bytes);
-        assert_eq!(["0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "11.5 GB"], shown[..]);
     }
 }

@@ -6,6 +6,7 @@
 pub mod family;
 mod part;
 pub mod placement;
+pub mod size;
 
 pub use part::{DownOrder, Part};
 

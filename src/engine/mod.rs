@@ -21,7 +21,7 @@ pub use crate::experts::StoreStats;
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
-use crate::planner::hardware;
+use crate::planner::memory;
 use crate::pool::Pool;
 use kernels::Isa;
 use kernels::attend::KvFormat;
@@ -218,7 +218,7 @@ fn kv_shape(config: &Config, options: &Options, notes: &mut Vec<String>) -> Resu
     }
     let (chunk, rewind) = (options.chunk.min(context), options.rewind.min(context));
     let shape = |context| KvShape::new(config, context, chunk, rewind, options.keys, options.values);
-    match hardware::available_bytes() {
+    match memory::free().map(|free| free.bytes) {
         Some(free) if shape(context).bytes() > free => Err(no_room(context, free, &|n| shape(n).bytes())),
         _ => Ok(shape(context)),
     }

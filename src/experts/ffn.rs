@@ -15,7 +15,7 @@ use std::ops::Range;
 
 /// Tokens, summed over experts, whose intermediate vectors are held at once: enough to fill the cores, small enough to
 /// stay in the outer caches (256 x 768 f32 = 768 KiB).
-const WAVE_TOKENS: usize = 256;
+pub const WAVE_TOKENS: usize = 256;
 
 /// Fewest neurons one chunk computes, and what their number is a multiple of.
 const NEURONS: (usize, usize) = (64, 32);

@@ -9,7 +9,7 @@ pub mod policy;
 mod stats;
 mod store;
 
-pub use ffn::mixture;
+pub use ffn::{WAVE_TOKENS, mixture};
 pub use image::slot_bytes;
 pub use stats::StoreStats;
 pub use store::{Arrivals, ExpertStore, Here, Step, least_slots};

@@ -12,6 +12,8 @@ mod mixture;
 mod norm;
 pub mod reference;
 mod router;
+mod step;
 
 pub use decoder::Model;
 pub use kv::{KvCache, KvShape};
+pub use step::step_bytes;

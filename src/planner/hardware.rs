@@ -3,6 +3,7 @@
 //! The probe sums a buffer far larger than the caches with plain adds that the compiler turns into vectors, on one thread up
 //! to all of them, each over its own part. It is what a perfect engine could do, not what this one does.
 
+use super::memory::{self, kilobytes_after};
 use crate::error::{Error, Result};
 use memmap2::MmapMut;
 use std::fmt;
@@ -57,8 +58,8 @@ const STEP: usize = 128;
 
 /// Measures with 1 up to `most` threads (doubling, and `most` itself). Takes about a second; uses up to 1 GiB for that time.
 pub fn read_bandwidth(most: usize) -> Result<ReadBandwidth> {
-    let buffer_bytes = available_bytes().map_or(BUFFER_BYTES, |free| {
-        let quarter = usize::try_from(free / 4).unwrap_or(usize::MAX);
+    let buffer_bytes = memory::free().map_or(BUFFER_BYTES, |free| {
+        let quarter = usize::try_from(free.bytes / 4).unwrap_or(usize::MAX);
         quarter.clamp(SMALLEST_BUFFER_BYTES, BUFFER_BYTES) / STEP * STEP
     });
     let mut buffer = MmapMut::map_anon(buffer_bytes)
@@ -108,23 +109,6 @@ fn sum(bytes: &[u8]) -> u64 {
         }
     }
     lanes.iter().fold(0, |a, b| a.wrapping_add(*b))
-}
-
-/// Memory that could be had without swapping, where the system says (Linux).
-pub fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    kilobytes_after(&text, "MemAvailable:").map(|k| k * 1024)
-}
-
-/// The most memory this process ever held at once, file pages in use included, where the system says (Linux).
-pub fn peak_rss_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    kilobytes_after(&text, "VmHWM:").map(|k| k * 1024)
-}
-
-fn kilobytes_after(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find(|line| line.starts_with(key))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn pages_of(buffer: &[u8]) -> Pages {

@@ -1,3 +1,6 @@
-//! What this machine can do, and (later) what fits on it.
+//! What this machine can do, and what fits on it.
 
+pub mod budget;
+pub mod disk;
 pub mod hardware;
+pub mod memory;

@@ -19,6 +19,7 @@ pub use options::{HubOptions, Token};
 pub use progress::{Event, Progress, Silent};
 pub use remote::{Remote, RemoteFile, Weights};
 
+use crate::config::size;
 use crate::error::{Error, Result};
 use choose::{Choice, INDEX, SINGLE, choose, is_safe, shards};
 use fetch::{Source, Wanted, bytes_here, fetch};
@@ -211,10 +212,10 @@ impl Place {
         }
         Err(Error::Download(format!(
             "{name} needs {needed} bytes ({}) more on the disk of {}, where {free} bytes ({}) are free: free {}, or set HF_HUB_CACHE to another disk",
-            short(needed),
+            size::shown(needed),
             options.cache.display(),
-            short(free),
-            short(needed - free),
+            size::shown(free),
+            size::shown(needed - free),
         )))
     }
 }
@@ -224,13 +225,4 @@ fn not_cached(name: &ModelName, options: &HubOptions, why: &str) -> Error {
         "{name} is not in the cache {} ({why}), and nothing is downloaded while offline: run it once without --offline and HF_HUB_OFFLINE",
         options.cache.display()
     ))
-}
-
-/// Bytes for people: `8.5 GB`.
-fn short(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
 }

@@ -4,6 +4,7 @@ use super::cache::{self, Key, key};
 use super::write::{Stop, make, plan};
 use super::{ARCHITECTURE, Event, PackOptions, Progress};
 use crate::checkpoint::{Checkpoint, Quant, Spread};
+use crate::config::size;
 use crate::error::Result;
 use std::fs::{self, File};
 use std::io::Read;
@@ -128,11 +129,9 @@ fn cost(gain: &Gain) -> String {
     match gain {
         Gain::Nothing => String::new(),
         Gain::Layout => "the model runs from its own file: the same answers, more slowly".into(),
-        Gain::Rounding { from, to } => format!(
-            "{:.2} GB are rounded at each start instead, to {:.2} GB in memory",
-            *from as f64 / 1e9,
-            *to as f64 / 1e9
-        ),
+        Gain::Rounding { from, to } => {
+            format!("{} are rounded at each start instead, to {} in memory", size::shown(*from), size::shown(*to))
+        }
     }
 }
 

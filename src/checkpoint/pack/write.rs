@@ -8,6 +8,7 @@ use crate::checkpoint::convert::jobs::{Job, add_jobs, run};
 use crate::checkpoint::convert::{SMALL_MODEL_BYTES, target};
 use crate::checkpoint::hub::free_bytes;
 use crate::checkpoint::{Checkpoint, Quant, Relay, Spread};
+use crate::config::size;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::io;
@@ -187,10 +188,10 @@ fn check_room(target: &Path, bytes: u64, options: &PackOptions) -> Result<(), St
     let needed = bytes.saturating_add(options.spare);
     if free.saturating_add(left) < needed {
         return Err(Stop::Disk(format!(
-            "{}: {:.2} GB are needed there and {:.2} GB are free",
+            "{}: {} are needed there and {} are free",
             target.display(),
-            needed as f64 / 1e9,
-            free as f64 / 1e9
+            size::shown(needed),
+            size::shown(free)
         )));
     }
     Ok(())
@@ -199,8 +200,8 @@ fn check_room(target: &Path, bytes: u64, options: &PackOptions) -> Result<(), St
 fn trouble(doing: &str, target: &Path, bytes: u64, e: &io::Error) -> String {
     use io::ErrorKind::*;
     let why = match e.kind() {
-        StorageFull | QuotaExceeded => format!("the disk is full ({:.2} GB are needed)", bytes as f64 / 1e9),
-        FileTooLarge => format!("its file system cannot hold a file of {:.2} GB", bytes as f64 / 1e9),
+        StorageFull | QuotaExceeded => format!("the disk is full ({} are needed)", size::shown(bytes)),
+        FileTooLarge => format!("its file system cannot hold a file of {}", size::shown(bytes)),
         _ => e.to_string(),
     };
     format!("{} could not {doing}: {why}", target.display())

@@ -16,7 +16,7 @@ use super::values::Counts;
 use super::{Done, terminal};
 use crate::engine::{Engine, Session};
 use crate::error::{Error, Result};
-use crate::planner::hardware;
+use crate::planner::{hardware, memory};
 use row::{Kind, Row, Test};
 use std::time::Instant;
 
@@ -44,7 +44,7 @@ pub fn run(args: &BenchArgs) -> Done {
             decode(&mut session, &tokens)?;
             terminal::say(&format!("{}\n{}", test.name(), watch.finish(&engine, test.tokens)));
         }
-        rows.push(Row { test, samples, threads, peak_rss_bytes: hardware::peak_rss_bytes() });
+        rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes() });
     }
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
     drop((session, engine));

@@ -1,0 +1,171 @@
+//! How fast the disk under a file gives pieces of the size experts have: the ceiling of everything that is read from it.
+
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Read bandwidth of a disk, in bytes per second.
+#[derive(Clone, Debug)]
+pub struct DiskSpeed {
+    /// Bytes of one read.
+    pub piece: usize,
+    /// (reads in flight, bytes per second), ascending.
+    pub by_depth: Vec<(usize, f64)>,
+    /// Whether the reads went past the system's page cache; otherwise the figure may be that of memory.
+    pub direct: bool,
+}
+
+impl DiskSpeed {
+    /// The best over all depths, and that depth.
+    pub fn best(&self) -> (usize, f64) {
+        self.by_depth.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1)).expect("one depth is always measured")
+    }
+}
+
+const DEPTHS: [usize; 4] = [1, 2, 4, 8];
+/// Time at each depth: a second in all.
+const TIME: Duration = Duration::from_millis(250);
+/// What unbuffered reads are multiples of, in the file and in memory.
+const ALIGNMENT: usize = 4096;
+
+/// Reads pieces of `piece` bytes (rounded up to whole pages) at places all over `file`, several at a time. Takes about a
+/// second, and eight pieces of memory.
+pub fn read_speed(file: &Path, piece: usize) -> Result<DiskSpeed> {
+    let failed = |e: std::io::Error| Error::Runtime(format!("{}: cannot be read: {e}", file.display()));
+    let size = std::fs::metadata(file).map_err(failed)?.len();
+    let piece = piece.max(1).next_multiple_of(ALIGNMENT);
+    let places = (size / ALIGNMENT as u64).saturating_sub((piece / ALIGNMENT) as u64);
+    if places == 0 {
+        return Err(Error::Runtime(format!(
+            "{}: {size} bytes are too few to measure reads of {piece} with",
+            file.display()
+        )));
+    }
+    let mut source = Source::open(file).map_err(failed)?;
+    // Some file systems open a file so and then refuse to read it.
+    let mut first = Buffer::new(piece);
+    if source.direct && source.read(&mut first, 0).is_err() {
+        source = Source { file: File::open(file).map_err(failed)?, direct: false };
+    }
+    drop(first);
+    let rate = |depth| rate(&source, piece, places, depth).map(|rate| (depth, rate));
+    let by_depth = DEPTHS.into_iter().map(rate).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+    Ok(DiskSpeed { piece, by_depth, direct: source.direct })
+}
+
+/// Bytes per second with `depth` reads in flight.
+fn rate(source: &Source, piece: usize, places: u64, depth: usize) -> std::io::Result<f64> {
+    let (bytes, next, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let mut buffers: Vec<Buffer> = (0..depth).map(|_| Buffer::new(piece)).collect();
+    let start = Instant::now();
+    let read = |buffer: &mut Buffer| -> std::io::Result<()> {
+        // At least once each, however slow the disk is.
+        loop {
+            let place = scattered(next.fetch_add(1, Relaxed) + depth as u64 * 1_000_003) % places;
+            source.read(buffer, place * ALIGNMENT as u64)?;
+            bytes.fetch_add(piece as u64, Relaxed);
+            if stop.load(Relaxed) || start.elapsed() >= TIME {
+                return Ok(());
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = buffers.iter_mut().map(|buffer| scope.spawn(|| read(buffer))).collect();
+        threads.into_iter().try_for_each(|thread| {
+            let done = thread.join().expect("a read does not panic");
+            stop.store(done.is_err(), Relaxed);
+            done
+        })
+    })?;
+    Ok(bytes.load(Relaxed) as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Numbers that look random (SplitMix64).
+fn scattered(n: u64) -> u64 {
+    let mut z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Memory that unbuffered reads accept.
+struct Buffer {
+    room: Vec<u8>,
+    skip: usize,
+}
+
+impl Buffer {
+    fn new(bytes: usize) -> Buffer {
+        let room = vec![0; bytes + ALIGNMENT];
+        let skip = room.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Buffer { room, skip }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        let end = self.room.len() - ALIGNMENT + self.skip;
+        &mut self.room[self.skip..end]
+    }
+}
+
+struct Source {
+    file: File,
+    direct: bool,
+}
+
+impl Source {
+    /// Past the page cache where the system can.
+    fn open(path: &Path) -> std::io::Result<Source> {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{Mode, OFlags};
+            let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+            if let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) {
+                return Ok(Source { file: file.into(), direct: true });
+            }
+        }
+        Ok(Source { file: File::open(path)?, direct: false })
+    }
+
+    fn read(&self, buffer: &mut Buffer, offset: u64) -> std::io::Result<()> {
+        #[cfg(unix)]
+        return std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer.bytes(), offset);
+        #[cfg(not(unix))]
+        {
+            use std::io::{Read, Seek, SeekFrom};
+            let mut file = self.file.try_clone()?;
+            file.seek(SeekFrom::Start(offset))?;
+            file.read_exact(buffer.bytes())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_a_speed_and_a_small_one_has_none() {
+        // Not in memory: such file systems know no unbuffered reads, and both ways must work.
+        for folder in [Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), std::env::temp_dir()] {
+            let Ok(folder) = tempfile::tempdir_in(&folder) else { continue };
+            let file = folder.path().join("model");
+            std::fs::write(&file, vec![7u8; 1 << 20]).expect("writes");
+            let speed = read_speed(&file, 10_000).expect("measures");
+            assert_eq!(speed.piece, 12288);
+            assert_eq!(speed.by_depth.iter().map(|d| d.0).collect::<Vec<_>>(), DEPTHS);
+            assert!(speed.by_depth.iter().all(|(_, rate)| *rate > 0.0), "{speed:?}");
+            assert!(speed.best().1 >= speed.by_depth[0].1);
+            let sentence = read_speed(&file, 2 << 20).unwrap_err().to_string();
+            assert!(sentence.contains("1048576 bytes are too few"), "{sentence}");
+        }
+        assert!(read_speed(Path::new("no such file"), 1).is_err());
+    }
+
+    #[test]
+    fn buffers_begin_on_a_page() {
+        let mut buffer = Buffer::new(8192);
+        assert_eq!((buffer.bytes().len(), buffer.bytes().as_ptr() as usize % ALIGNMENT), (8192, 0));
+    }
+}
