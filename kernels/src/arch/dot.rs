@@ -25,10 +25,8 @@ pub(super) unsafe fn lanes<V: Vector, B: Unpack, L: Lay<B>>(w: Rows, pick: Pick,
         let count = pick.count(w.len());
         let (x, out) = (x.groups(0).as_ptr(), out.at(0));
         for j in 0..count {
-            if j + AHEAD < count {
-                prefetch_row::<V>(&w, pick.row(j + AHEAD));
-            }
-            out.add(j).write(product::<V, B, L>(w.row_at(pick.row(j)), w.width() / RUN, x));
+            let ahead = w.row_at(pick.row((j + AHEAD).min(count - 1)));
+            out.add(j).write(product::<V, B, L>(w.row_at(pick.row(j)), ahead, w.width() / RUN, x));
         }
     }
 }
@@ -46,15 +44,26 @@ pub(super) unsafe fn prefetch_row<V: Vector>(w: &Rows, row: usize) {
 #[repr(align(64))]
 pub(super) struct Sums(pub [f32; LANES]);
 
-/// The product of a row and a vector.
+/// The product of a row and a vector. Meanwhile a later row is asked for, group by group: all at once, the requests would
+/// fill the queue that this row's own loads wait in.
 #[inline(always)]
-unsafe fn product<V: Vector, B: Unpack, L: Lay<B>>(row: *const u8, runs: usize, x: *const Group) -> f32 {
+unsafe fn product<V: Vector, B: Unpack, L: Lay<B>>(
+    row: *const u8,
+    ahead: *const u8,
+    runs: usize,
+    x: *const Group,
+) -> f32 {
     let mut sums = Sums([0.0; LANES]);
     // SAFETY: the caller's: the row has `runs` runs, the vector as many, in groups filled up with zeros.
     unsafe {
         for lane in (0..LANES).step_by(V::LANES) {
             let mut sum = V::splat_f(0.0);
             for g in 0..runs / LANES {
+                if lane == 0 {
+                    for line in (0..group_bytes::<B>()).step_by(64) {
+                        V::prefetch(ahead.wrapping_add(g * group_bytes::<B>() + line));
+                    }
+                }
                 let panel = L::panel::<V>(row.add(g * group_bytes::<B>()), lane);
                 sum = add_products::<V, B>(sum, &panel, ManyRuns { group: x.add(g), lane });
             }

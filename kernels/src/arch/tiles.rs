@@ -8,8 +8,8 @@ use crate::format::{Q4_0, Q4_1, Q8_0, RUN};
 use crate::layout::{CHUNK, LANES};
 use crate::{Activations, Columns, Tiles};
 
-/// Blocks of 32 neurons whose rows are asked for ahead of time: they are to lie in the second-level cache by then.
-const AHEAD: usize = 2;
+/// Blocks of 32 neurons whose rows are asked for ahead of time: the next alone just fits into the first-level cache.
+const AHEAD: usize = 1;
 
 /// Formats that can be laid by neuron.
 pub(super) trait Tiled {
@@ -158,19 +158,16 @@ unsafe fn one_vector<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Ra
             } else {
                 Firing { rows: [all; RUN], weights: [0; RUN / 4], n: 0 }
             };
-            let mut asked = 0;
+            let mut next = Lines { list: next, row: 0, at: bytes.start, bytes: bytes.clone() };
+            // As many lines per chunk of this block as it has rows, and all are asked for by its end.
+            let each = next.list.n;
             if list.n > 0 {
                 let sum_of_h = h.groups(0)[b / LANES].whole[b % LANES];
                 let scale = V::splat_f(h.scale(0, b));
                 let less = V::splat(-offset::<V, B>() * sum_of_h);
                 let sum_of_h = V::to_f(V::splat(sum_of_h));
                 for at in bytes.clone().step_by(CHUNK) {
-                    while asked < next.n && asked * bytes.len() <= (at + CHUNK - bytes.start) * next.n {
-                        for line in bytes.clone().step_by(CHUNK) {
-                            V::prefetch(next.rows[asked].wrapping_add(line));
-                        }
-                        asked += 1;
-                    }
+                    next.ask::<V>(each);
                     let first = at * per_byte;
                     for half in 0..if B::MINIMUM { 2 } else { 1 } {
                         let scales = w.plan().half(half, (b + AHEAD).min(blocks - 1), first);
@@ -199,11 +196,33 @@ unsafe fn one_vector<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Ra
                     }
                 }
             }
-            // A silent block, or one of few columns: what is left is asked for now.
-            for row in &next.rows[asked..next.n.max(asked)] {
-                for line in bytes.clone().step_by(CHUNK) {
-                    V::prefetch(row.wrapping_add(line));
-                }
+            // After a silent block nothing has been asked for yet.
+            next.ask::<V>(usize::MAX);
+        }
+    }
+}
+
+/// The cache lines of some rows, row after row.
+struct Lines {
+    list: Firing,
+    row: usize,
+    at: usize,
+    bytes: Range<usize>,
+}
+
+impl Lines {
+    /// Asks for the next `count` of them, or those that are left.
+    #[inline(always)]
+    unsafe fn ask<V: Vector>(&mut self, count: usize) {
+        for _ in 0..count {
+            if self.row >= self.list.n {
+                return;
+            }
+            // SAFETY: any address will do.
+            unsafe { V::prefetch(self.list.rows[self.row].wrapping_add(self.at)) };
+            self.at += CHUNK;
+            if self.at >= self.bytes.end {
+                (self.row, self.at) = (self.row + 1, self.bytes.start);
             }
         }
     }
