@@ -9,7 +9,7 @@ use super::{Down, Expert, ExpertId, Group, Here, Step};
 use crate::error::Result;
 use crate::host::{Host, Share};
 use kernels::norm::axpy;
-use kernels::{Activations, Columns, Format, Order, Pick, Tiles, add_rows, add_tiles, dot_rows};
+use kernels::{Activations, Columns, Format, Order, Pick, Tiles, add_rows_many, add_tiles, dot_rows};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -150,9 +150,7 @@ fn project(host: &Host, down: Down<'_>, h: &Activations, range: Range<usize>, y:
             let fires = |i: &usize| h.values().iter().skip(*i).step_by(rows.len()).any(|&h| h != 0.0);
             let fired = (0..rows.len()).filter(fires).count();
             host.touch(Share::Down, fired * rows.row_bytes() * range.len() / rows.width());
-            for (t, h) in h.values().chunks_exact(rows.len()).enumerate() {
-                add_rows(host.isa, rows, h, range.clone(), y.row(t));
-            }
+            add_rows_many(host.isa, rows, h, range, y);
         }
     }
 }
