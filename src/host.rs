@@ -62,6 +62,8 @@ pub struct Spent {
 pub struct Host {
     pub isa: Isa,
     pub pool: Pool,
+    /// Whether weights of silent neurons are left unread. Changes no bit.
+    pub skip: bool,
     bytes: [AtomicU64; Share::ALL.len()],
     nanoseconds: [AtomicU64; Share::ALL.len()],
     /// Whether regions with two shares are told apart, which takes a clock reading in every chunk.
@@ -71,7 +73,14 @@ pub struct Host {
 impl Host {
     pub fn new(isa: Isa, threads: usize) -> Host {
         let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
-        Host { isa, pool: Pool::new(threads), bytes: zeros(), nanoseconds: zeros(), fine: AtomicBool::new(false) }
+        Host {
+            isa,
+            pool: Pool::new(threads),
+            skip: true,
+            bytes: zeros(),
+            nanoseconds: zeros(),
+            fine: AtomicBool::new(false),
+        }
     }
 
     /// Counts `bytes` of weights or cache as read once for `share`.

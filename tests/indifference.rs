@@ -1,6 +1,6 @@
 //! Where a weight was, who computed with it and how the work was cut cannot change what is computed: the same logits to
-//! the bit over instruction sets, numbers of threads, steps of a prompt, layouts, containers, sizes of the cache, and the
-//! ways a conversation comes about.
+//! the bit over instruction sets, numbers of threads, steps of a prompt, layouts, containers, sizes of the cache, silent
+//! neurons left out or not, and the ways a conversation comes about.
 
 mod tiny;
 
@@ -8,7 +8,7 @@ use kernels::attend::KvFormat;
 use kernels::{Format, Isa};
 use std::path::{Path, PathBuf};
 use thermocline::checkpoint::{Quant, Relay};
-use thermocline::engine::{Engine, Options, Session};
+use thermocline::engine::{Engine, Options, Session, Share};
 use tiny::Tiny;
 
 /// Repeatable choices.
@@ -62,10 +62,11 @@ struct Way {
     chunk: usize,
     relay: Relay,
     rewind: usize,
+    skip: bool,
 }
 
 /// The plainest: scalar, one thread, all tokens at once, weights as they lie.
-const PLAIN: Way = Way { isa: Isa::SCALAR, threads: (1, 1), chunk: 1024, relay: Relay::Never, rewind: 0 };
+const PLAIN: Way = Way { isa: Isa::SCALAR, threads: (1, 1), chunk: 1024, relay: Relay::Never, rewind: 0, skip: true };
 
 const CHUNKS: [usize; 6] = [1, 2, 7, 16, 64, 1024];
 const THREADS: [(usize, usize); 7] = [(2, 2), (1, 3), (3, 1), (4, 4), (2, 4), (1, 2), (3, 3)];
@@ -82,6 +83,7 @@ fn open(path: &Path, way: Way, cache: (KvFormat, KvFormat), quant: Quant) -> Eng
         values: cache.1,
         chunk: way.chunk,
         rewind: way.rewind,
+        skip: way.skip,
         ..Options::default()
     };
     Engine::open(path, &options, &mut |_, _| {}).unwrap()
@@ -145,6 +147,7 @@ fn instruction_sets_threads_steps_and_layouts() {
                     chunk,
                     relay: draw.of(&[Relay::Never, Relay::All]),
                     rewind: draw.of(&[0, 300]),
+                    skip: draw.of(&[false, true]),
                 };
                 let found = feed(&mut open(&path, way, cache, Quant::None).session(), &tokens);
                 assert_same(&found, &expected, tiny.vocab, || format!("{way:?} of {format} {tiny:?} {cache:?}"));
@@ -153,6 +156,40 @@ fn instruction_sets_threads_steps_and_layouts() {
         }
     }
     println!("{ways} ways of computing 20 models");
+}
+
+/// What the switch is for: the difference is time, and shows in the bytes that are read.
+#[test]
+fn without_skipping_all_neurons_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut draw = Draw(7);
+    for (format, down_by_neuron, relay) in [
+        (Format::Q4_0, false, Relay::All),
+        (Format::Q8_0, false, Relay::All),
+        (Format::Q4_0, true, Relay::Never),
+        (Format::F32, false, Relay::All),
+    ] {
+        let tiny = Tiny { silence: 1.5, neurons: 160, down_by_neuron, ..draw.model(format) };
+        let path = tiny.write_gguf(&folder.path().join("model.gguf"), format);
+        let row = format.row_bytes(tiny.width).unwrap();
+        let read = |skip| {
+            let engine = open(&path, Way { relay, skip, ..PLAIN }, (KvFormat::F16, KvFormat::F16), Quant::None);
+            feed(&mut engine.session(), &[7]);
+            let bytes = |share| engine.spent().into_iter().find(|(s, _)| *s == share).unwrap().1.bytes as usize;
+            (bytes(Share::Up), bytes(Share::Down))
+        };
+        let down_row = match down_by_neuron {
+            true => row * tiny.neurons,
+            false => format.row_bytes(tiny.neurons).unwrap() * tiny.width,
+        };
+        let visits = tiny.layers * tiny.active;
+        assert_eq!(read(false), (visits * row * tiny.neurons, visits * down_row), "{format} {tiny:?}");
+        let (up, down) = read(true);
+        assert!(
+            up < visits * row * tiny.neurons && down < visits * down_row,
+            "{up} and {down} bytes: {format} {tiny:?}"
+        );
+    }
 }
 
 /// Several blocks of attention, rings that turn over twice, one token's context split among cores.
@@ -177,7 +214,7 @@ fn long_contexts() {
         let single = [(1, (1, 1), 0), (1, (2, 2), 0)].map(|cut| (vec![Isa::best()], cut));
         for (isas, (chunk, threads, rewind)) in cuts.into_iter().chain(single) {
             for isa in isas {
-                let way = Way { isa, threads, chunk, relay: Relay::All, rewind };
+                let way = Way { isa, threads, chunk, relay: Relay::All, rewind, skip: true };
                 let found = feed(&mut open(&path, way, cache, Quant::None).session(), &tokens);
                 assert_same(&found, &expected, tiny.vocab, || format!("{way:?} of {format} {tiny:?} {cache:?}"));
             }
@@ -266,6 +303,7 @@ fn ways_a_conversation_comes_about() {
                 chunk: draw.of(&[5, 16, 64]),
                 relay: Relay::Never,
                 rewind: draw.of(&[0, 10, 220]),
+                skip: true,
             };
             let engine = open(&path, way, cache, Quant::None);
             let mut session = engine.session();

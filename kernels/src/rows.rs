@@ -35,6 +35,7 @@ pub struct Rows<'a> {
     stride: usize,
     row_bytes: usize,
     len: usize,
+    silent: bool,
     /// From the first byte of the first row to the last byte of the last.
     bytes: &'a [u8],
 }
@@ -73,7 +74,19 @@ impl<'a> Rows<'a> {
             )));
         }
         let end = (len - 1) * stride + row_bytes;
-        Ok(Rows { format, layout, width, stride, row_bytes, len, bytes: &bytes[..end] })
+        Ok(Rows { format, layout, width, stride, row_bytes, len, silent: false, bytes: &bytes[..end] })
+    }
+
+    /// The same rows, of which sums read also those whose weight is zero: the same result, slower. It shows what leaving
+    /// them out saves.
+    pub fn with_silent(self) -> Rows<'a> {
+        Rows { silent: true, ..self }
+    }
+
+    /// Whether a sum of these rows reads one of weight `h`.
+    #[inline(always)]
+    pub(crate) fn reads(&self, h: f32) -> bool {
+        self.silent || h != 0.0
     }
 
     pub fn format(&self) -> Format {
@@ -174,6 +187,7 @@ pub(crate) fn row_bytes(format: Format, width: usize) -> Result<usize, ShapeErro
 #[derive(Clone, Copy)]
 pub struct Tiles<'a> {
     plan: TilePlan,
+    silent: bool,
     bytes: &'a [u8],
 }
 
@@ -188,7 +202,18 @@ impl<'a> Tiles<'a> {
                 bytes.len()
             )));
         }
-        Ok(Tiles { plan, bytes })
+        Ok(Tiles { plan, silent: false, bytes })
+    }
+
+    /// As [`Rows::with_silent`].
+    pub fn with_silent(self) -> Tiles<'a> {
+        Tiles { silent: true, ..self }
+    }
+
+    /// Whether a sum reads a neuron whose rounded activation is `code`.
+    #[inline(always)]
+    pub(crate) fn reads(&self, code: i8) -> bool {
+        self.silent || code != 0
     }
 
     pub fn format(&self) -> Format {

@@ -176,6 +176,9 @@ fn sums_of_rows_have_the_same_bits() {
                             let mut found = start[columns.clone()].to_vec();
                             add_rows(isa, w.rows(), &h, columns.clone(), &mut found);
                             assert_same(&found, &expected, || format!("{isa} {:?}, columns {columns:?}", w.rows()));
+                            let mut found = start[columns.clone()].to_vec();
+                            add_rows(isa, w.rows().with_silent(), &h, columns.clone(), &mut found);
+                            assert_same(&found, &expected, || format!("{isa} {:?}, silent rows too", w.rows()));
                         }
                     }
                 }
@@ -206,9 +209,31 @@ fn sums_of_many_vectors_have_the_same_bits() {
                         let out = &mut Columns::new(&mut found, t, n);
                         add_rows_many(isa, w.rows(), &h, columns.clone(), out);
                         assert_same(&found, &expected, || format!("{isa} {:?} {t}, columns {columns:?}", w.rows()));
+                        let mut found = start.clone();
+                        let out = &mut Columns::new(&mut found, t, n);
+                        add_rows_many(isa, w.rows().with_silent(), &h, columns.clone(), out);
+                        assert_same(&found, &expected, || format!("{isa} {:?} {t}, silent rows too", w.rows()));
                     }
                 }
             }
+        }
+    }
+}
+
+/// A weight that is no number shows who reads it.
+#[test]
+fn silent_rows_are_read_only_when_asked_for() {
+    let (rows, width) = (9, 64);
+    let weights: Vec<f32> = (0..rows * width).map(|i| if i / width == 4 { f32::NAN } else { 0.5 }).collect();
+    let mut bytes = vec![0; 4 * weights.len()];
+    Format::F32.encode(&weights, &mut bytes);
+    let w = Rows::new(Format::F32, kernels::Layout::File, width, &bytes).unwrap();
+    let h: Vec<f32> = (0..rows).map(|i| if i == 4 { 0.0 } else { 1.0 }).collect();
+    for isa in Isa::available() {
+        for (w, expected) in [(w, 4.0), (w.with_silent(), f32::NAN)] {
+            let mut out = vec![0.0; width];
+            add_rows(isa, w, &h, 0..width, &mut out);
+            assert!(out.iter().all(|sum| *sum == expected || sum.is_nan() && expected.is_nan()), "{isa} {out:?}");
         }
     }
 }
@@ -259,9 +284,12 @@ fn tiles_equal_the_dense_product() {
                     let h = Activations::new(Isa::SCALAR, &h, t, neurons);
                     let expected = dots(Isa::SCALAR, rows, Pick::All, &h, Order::Sequence);
                     for isa in Isa::available() {
-                        let mut found = vec![0.0; t * width];
-                        add_tiles(isa, tiles, &h, 0..width, &mut Columns::new(&mut found, t, width));
-                        assert_same(&found, &expected, || format!("{isa} {format} [{neurons}, {width}] {t} {kind:?}"));
+                        for tiles in [tiles, tiles.with_silent()] {
+                            let mut found = vec![0.0; t * width];
+                            add_tiles(isa, tiles, &h, 0..width, &mut Columns::new(&mut found, t, width));
+                            let what = || format!("{isa} {format} [{neurons}, {width}] {t} {kind:?}");
+                            assert_same(&found, &expected, what);
+                        }
                     }
                 }
             }

@@ -123,6 +123,9 @@ pub struct CoreArgs {
     /// Accepted for familiarity: the smaller of this and --ubatch-size counts
     #[arg(short, long, value_name = "N", env = "THERMOCLINE_BATCH_SIZE", value_parser = positive)]
     pub batch_size: Option<usize>,
+    /// Compute silent neurons too: the same answers, slower; shows what leaving them out saves
+    #[arg(long, env = "THERMOCLINE_DENSE", value_parser = FalseyValueParser::new())]
+    pub dense: bool,
     /// [-ctk] Number format of cached keys
     #[arg(long, alias = "ctk", value_name = "FORMAT", env = "THERMOCLINE_CACHE_TYPE_K", default_value = "f16")]
     pub cache_type_k: CacheType,

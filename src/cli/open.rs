@@ -38,6 +38,7 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
         keys: cores.cache_type_k.into(),
         values: cores.cache_type_v.into(),
         check: load.check,
+        skip: !cores.dense,
         ..base
     }
 }

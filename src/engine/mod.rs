@@ -48,6 +48,8 @@ pub struct Options {
     pub threads_batch: Option<usize>,
     /// Instruction set the kernels run on; `None`: what `KERNELS_ISA` names, else the fastest this processor has.
     pub isa: Option<Isa>,
+    /// Leave the weights of silent neurons unread; off, it shows what that saves. Changes no bit.
+    pub skip: bool,
     /// Formats of the cache.
     pub keys: KvFormat,
     pub values: KvFormat,
@@ -71,6 +73,7 @@ impl Default for Options {
             threads: None,
             threads_batch: None,
             isa: None,
+            skip: true,
             keys: KvFormat::F16,
             values: KvFormat::F16,
             chunk: 512,
@@ -117,7 +120,9 @@ impl Engine {
         let kv = kv_shape(&config, options, &mut notes)?;
         let threads = threads(options, &mut notes)?;
         let isa = options.isa.map_or_else(Isa::from_env, Ok).map_err(Error::Usage)?;
-        let host = Arc::new(Host::new(isa, threads.0.max(threads.1)));
+        let mut host = Host::new(isa, threads.0.max(threads.1));
+        host.skip = options.skip;
+        let host = Arc::new(host);
         if options.check {
             checkpoint.check_finite(&|n, job| host.pool.run(n, job), progress)?;
         }

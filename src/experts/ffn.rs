@@ -110,7 +110,7 @@ fn fire(host: &Host, expert: &Expert<'_>, x: &Activations, range: Range<usize>, 
             firing.push(i as u32);
         }
     }
-    let dense = firing.len() as f32 > DENSE * range.len() as f32;
+    let dense = !host.skip || firing.len() as f32 > DENSE * range.len() as f32;
     let count = if dense { range.len() } else { firing.len() };
     let mut u = vec![0f32; x.t() * count];
     let pick = if dense { Pick::All } else { Pick::These(&firing) };
@@ -143,11 +143,13 @@ fn project(host: &Host, down: Down<'_>, h: &Activations, range: Range<usize>, y:
             dot_rows(host.isa, rows, Pick::All, h, Order::Sequence, y);
         }
         Down::Tiled(tiles) => {
-            host.touch(Share::Down, tile_bytes(tiles, h, range.len()));
+            let tiles = if host.skip { tiles } else { tiles.with_silent() };
+            host.touch(Share::Down, tile_bytes(host, tiles, h, range.len()));
             add_tiles(host.isa, tiles, h, range, y);
         }
         Down::ByNeuron(rows) => {
-            let fires = |i: &usize| h.values().iter().skip(*i).step_by(rows.len()).any(|&h| h != 0.0);
+            let rows = if host.skip { rows } else { rows.with_silent() };
+            let fires = |i: &usize| h.values().iter().skip(*i).step_by(rows.len()).any(|&h| h != 0.0 || !host.skip);
             let fired = (0..rows.len()).filter(fires).count();
             host.touch(Share::Down, fired * rows.row_bytes() * range.len() / rows.width());
             add_rows_many(host.isa, rows, h, range, y);
@@ -155,12 +157,11 @@ fn project(host: &Host, down: Down<'_>, h: &Activations, range: Range<usize>, y:
     }
 }
 
-/// Bytes of `columns` columns that silent neurons do not save: weights of neurons that fire for any token, scales of
-/// blocks of 32 in which one does.
-fn tile_bytes(tiles: Tiles<'_>, h: &Activations, columns: usize) -> usize {
+/// Bytes read of `columns` columns: weights of neurons that fire for any token, scales of blocks of 32 in which one does.
+fn tile_bytes(host: &Host, tiles: Tiles<'_>, h: &Activations, columns: usize) -> usize {
     let scales = if tiles.format() == Format::Q4_1 { 4 } else { 2 };
     let weights = tiles.format().block_bytes() - scales; // of 32 neurons
-    let fires = |i: &usize| (0..h.t()).any(|t| h.code(t, *i) != 0);
+    let fires = |i: &usize| !host.skip || (0..h.t()).any(|t| h.code(t, *i) != 0);
     let blocks = (0..tiles.neurons()).step_by(32).map(|start| (start..start + 32).filter(fires).count());
     blocks.filter(|&fired| fired > 0).map(|fired| scales * columns + weights * columns * fired / 32).sum()
 }

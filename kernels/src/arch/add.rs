@@ -114,13 +114,13 @@ pub(super) unsafe fn rows<V: Vector, B: Decode>(w: Rows, h: &[f32], columns: Ran
     let (body, tail) = rest.split_at_mut(whole.len());
     let mut next = 0;
     loop {
-        let (n, rows) = firing(h, &mut next);
+        let (n, rows) = firing(&w, h, &mut next);
         // SAFETY: the rows exist, and `body` has a number for each column of `whole`.
         unsafe {
             match n {
                 0 => break,
                 ROWS => {
-                    for &(row, _) in firing(h, &mut { next }).1.iter() {
+                    for &(row, _) in firing(&w, h, &mut { next }).1.iter() {
                         prefetch::<V, B>(&w, row, &whole);
                     }
                     add::<V, B, ROWS>(&w, rows, &whole, body);
@@ -137,14 +137,14 @@ pub(super) unsafe fn rows<V: Vector, B: Decode>(w: Rows, h: &[f32], columns: Ran
     block_by_block::<B>(w, h, after, tail);
 }
 
-/// The next rows whose weight is not zero, with their weights, and how many they are.
+/// The next rows that are read, with their weights, and how many they are.
 #[inline(always)]
-fn firing(h: &[f32], next: &mut usize) -> (usize, [(usize, f32); ROWS]) {
+fn firing(w: &Rows, h: &[f32], next: &mut usize) -> (usize, [(usize, f32); ROWS]) {
     let mut rows = [(0, 0.0); ROWS];
     let mut n = 0;
     while *next < h.len() && n < ROWS {
         rows[n] = (*next, h[*next]);
-        n += usize::from(h[*next] != 0.0);
+        n += usize::from(w.reads(h[*next]));
         *next += 1;
     }
     (n, rows)
@@ -204,7 +204,7 @@ pub(super) unsafe fn many<V: Vector, B: Decode>(w: Rows, h: &Activations, column
     one_by_one::<B>(w, h, columns.start..whole.start, 0, out);
     one_by_one::<B>(w, h, whole.end..columns.end, whole.end - columns.start, out);
     // Rows that fire for nobody are not read; one that fires for somebody adds zero to the others.
-    let firing: Vec<usize> = (0..w.len()).filter(|i| (0..h.t()).any(|t| h.vector(t)[*i] != 0.0)).collect();
+    let firing: Vec<usize> = (0..w.len()).filter(|i| (0..h.t()).any(|t| w.reads(h.vector(t)[*i]))).collect();
     let mut weights = vec![[0f32; STRIP]; firing.len()];
     // SAFETY: the rows exist, and the output has a number for each column.
     unsafe {
@@ -296,7 +296,7 @@ pub(super) fn block_by_block<B: Block>(w: Rows, h: &[f32], columns: Range<usize>
     let weights = &mut weights[..B::WEIGHTS];
     let blocks = columns.start / B::WEIGHTS..columns.end.div_ceil(B::WEIGHTS);
     for (i, &h) in h.iter().enumerate() {
-        if h == 0.0 {
+        if !w.reads(h) {
             continue;
         }
         let row = w.row(i);

@@ -130,7 +130,7 @@ pub(super) fn add_rows(w: Rows, h: &[f32], columns: Range<usize>, out: &mut [f32
     for_format!(w.format(), B => {
         let mut weights = [0f32; 256];
         let weights = &mut weights[..B::WEIGHTS];
-        for (i, &h) in h.iter().enumerate().filter(|(_, h)| **h != 0.0) {
+        for (i, &h) in h.iter().enumerate().filter(|(_, h)| w.reads(**h)) {
             let row = w.row(i);
             for b in columns.start / B::WEIGHTS..columns.end.div_ceil(B::WEIGHTS) {
                 match w.layout() {

@@ -83,7 +83,7 @@ struct Firing {
     n: usize,
 }
 
-/// Silent neurons of block `b` are not among them.
+/// Those of block `b`; silent ones are not among them unless they are to be read.
 #[inline(always)]
 fn firing(w: &Tiles, h: &Activations, b: usize) -> Firing {
     let codes = w.bytes().as_ptr().wrapping_add(b * RUN * w.plan().row_bytes);
@@ -96,7 +96,7 @@ fn firing(w: &Tiles, h: &Activations, b: usize) -> Firing {
             // Written always, kept if it fires: the next one overwrites it otherwise.
             list.rows[list.n] = codes.wrapping_add((4 * k + i) * w.plan().row_bytes);
             bytes[list.n] = weight;
-            list.n += usize::from(weight != 0);
+            list.n += usize::from(w.reads(weight));
         }
     }
     // What follows the last firing neuron is a silent one's zero, or was never written.
