@@ -16,6 +16,8 @@ pub enum Share {
     Rope,
     Attend,
     AttentionOut,
+    /// Waiting for experts that are read from the disk.
+    Wait,
     Gate,
     Up,
     /// Rounding and regrouping between an expert's matrices.
@@ -27,9 +29,9 @@ pub enum Share {
 }
 
 impl Share {
-    pub const ALL: [Share; 13] = {
+    pub const ALL: [Share; 14] = {
         use Share::*;
-        [Embed, Router, Norm, Qkv, Rope, Attend, AttentionOut, Gate, Up, Regroup, Down, Gather, Head]
+        [Embed, Router, Norm, Qkv, Rope, Attend, AttentionOut, Wait, Gate, Up, Regroup, Down, Gather, Head]
     };
 
     pub fn name(self) -> &'static str {
@@ -41,6 +43,7 @@ impl Share {
             Share::Rope => "rotation, cache",
             Share::Attend => "attention",
             Share::AttentionOut => "attention out",
+            Share::Wait => "waiting for experts",
             Share::Gate => "gate",
             Share::Up => "up",
             Share::Regroup => "rounding h",

@@ -51,7 +51,6 @@ fn flags_of_llama_cpp_are_answered() {
     let home = Home::new();
     for (flag, words) in [
         ("-ngl", "CPU"),
-        ("--mlock", "pinned"),
         ("--no-mmap", "mapped"),
         ("-fa", "score matrix"),
         ("--cpu-moe", "CPU"),

@@ -33,6 +33,14 @@ impl Map {
         &self.map
     }
 
+    /// Pins the whole file in memory, reading what is not there yet.
+    pub fn lock(&self) -> std::io::Result<()> {
+        #[cfg(unix)]
+        return self.map.lock();
+        #[cfg(not(unix))]
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
     /// Says that `range` will be read soon: the system begins to fetch it.
     pub fn expect(&self, range: Range<usize>) {
         #[cfg(unix)]

@@ -13,7 +13,7 @@ mod safetensors;
 mod summary;
 
 pub use crate::config::{DownOrder, Part};
-pub use convert::{Matrix, Quant, Relay, Spread, Weights};
+pub use convert::{Matrix, Quant, Relay, Sizes, Spread, Weights};
 pub use files::{Files, ReadAt};
 pub use form::{Form, Kind, Stored};
 pub use summary::{Group, Summary};
@@ -262,6 +262,11 @@ impl Checkpoint {
     /// Lets pages of a file go from this process's memory.
     fn release_file(&self, file: usize, range: std::ops::Range<u64>) {
         self.maps[file].release(range.start as usize..range.end as usize);
+    }
+
+    /// Pins all files in memory, reading what is not there yet.
+    fn lock(&self) -> std::io::Result<()> {
+        self.maps.iter().try_for_each(Map::lock)
     }
 
     /// What the file calls the tensor of one part, for sentences.

@@ -6,6 +6,7 @@
 use super::values::{
     CacheType, Output, Quant, Shell, bias, context, counts, fraction, length, positive, seed, threads,
 };
+use crate::engine::{PolicyName, Slots};
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
@@ -92,6 +93,30 @@ pub struct LoadArgs {
     /// Say more: where the memory goes, which instructions are used
     #[arg(short, long, env = "THERMOCLINE_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+}
+
+/// How much memory, and what happens to experts that do not fit in it.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Memory")]
+pub struct MemoryArgs {
+    /// Most memory this program may hold, everything counted: 8G, 1.5G, 800M (G is 2^30 bytes); experts that do not fit are
+    /// read from the disk when they are needed [default: what is free, less a margin]
+    #[arg(long, value_name = "SIZE", env = "THERMOCLINE_RAM", value_parser = super::values::size)]
+    pub ram: Option<u64>,
+    /// Which expert makes room for another, where not all fit
+    #[arg(long, value_name = "NAME", env = "THERMOCLINE_POLICY", value_parser = super::values::policy, default_value_t)]
+    pub policy: PolicyName,
+    /// Threads that read experts from the disk, where not all fit
+    #[arg(long, value_name = "N", env = "THERMOCLINE_LOADERS", value_parser = super::values::loaders, default_value_t = Slots::LOADERS)]
+    pub loaders: usize,
+    /// Hold every expert that is read from a packed file against its hash
+    #[arg(long, env = "THERMOCLINE_VERIFY", value_parser = FalseyValueParser::new())]
+    pub verify: bool,
+    /// Pin the weights in memory, so that the system cannot take them away
+    #[arg(long, env = "THERMOCLINE_MLOCK", value_parser = FalseyValueParser::new())]
+    pub mlock: bool,
 }
 
 /// How the machine is used.

@@ -2,12 +2,11 @@
 
 use super::conversation::Conversation;
 use super::interrupt::Interrupts;
-use super::terminal::{bold, bytes, dim, grouped, say, say_error, say_note};
-use super::{Done, Stop, places, terminal};
+use super::terminal::{bold, dim, grouped, say, say_error, say_note};
+use super::{Done, Stop, memory, places, terminal};
 use crate::engine::Finish;
 use crate::engine::text::Message;
 use crate::error::{Error, Result};
-use crate::planner::memory;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Cmd, Config, Editor, KeyCode, KeyEvent, Modifiers};
@@ -44,7 +43,7 @@ pub fn chat(mut conversation: Conversation, name: &str, interrupts: &Interrupts)
     loop {
         let line = match lines.next()? {
             Input::Line(line) => line,
-            Input::End => return Ok(()),
+            Input::End => break,
             Input::Interrupted => return Err(Error::Interrupted.into()),
         };
         match Command::of(&line) {
@@ -53,7 +52,7 @@ pub fn chat(mut conversation: Conversation, name: &str, interrupts: &Interrupts)
                 conversation.messages.push(Message::user(line));
                 answer(&mut conversation, interrupts)?;
             }
-            Command::Quit => return Ok(()),
+            Command::Quit => break,
             Command::Regenerate if conversation.take_back_answer() => answer(&mut conversation, interrupts)?,
             command => {
                 if let Err(e) = obey(command, &mut conversation) {
@@ -62,6 +61,8 @@ pub fn chat(mut conversation: Conversation, name: &str, interrupts: &Interrupts)
             }
         }
     }
+    memory::say_peak(&conversation.engine, false);
+    Ok(())
 }
 
 /// Answers the last message on standard output. Failures of the engine are told and leave the chat as it was before the
@@ -193,9 +194,10 @@ fn stats(conversation: &Conversation) {
     say(conversation.last_speeds().as_deref().unwrap_or("no answer yet"));
     let (used, capacity) = conversation.room();
     say(&format!("context: {} of {} positions", grouped(used as u64), grouped(capacity as u64)));
-    if let Some(peak) = memory::peak_bytes() {
-        say(&format!("peak memory: {}", bytes(peak)));
+    if let Some(all) = conversation.engine.store_stats() {
+        say(&format!("since the start: {:.1} % of experts at hand, {}", 100.0 * all.hit_rate(), memory::disk(&all)));
     }
+    memory::say_peak(&conversation.engine, true);
 }
 
 fn save(conversation: &Conversation, file: &Path) -> Result<()> {

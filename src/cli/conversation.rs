@@ -2,10 +2,11 @@
 
 use super::Done;
 use super::interrupt::Interrupts;
-use super::terminal::{Passing, dim, grouped, say, say_note};
+use super::memory;
+use super::terminal::{Passing, bytes, dim, grouped, say, say_note};
 use crate::engine::sampler::Sampling;
 use crate::engine::text::Message;
-use crate::engine::{Engine, Finish, Limits, Session, Stats};
+use crate::engine::{Engine, Finish, Limits, Session, Stats, StoreStats};
 use crate::error::Result;
 
 /// What stays the same from answer to answer.
@@ -36,6 +37,8 @@ pub struct Conversation {
 struct Ended {
     stats: Stats,
     finish: Finish,
+    /// What was read from the disk for the prompt and for the answer; `None` where every expert is in memory.
+    disk: Option<(StoreStats, StoreStats)>,
 }
 
 impl Conversation {
@@ -60,7 +63,9 @@ impl Conversation {
         self.answers += 1;
         let mut text = String::new();
         let mut shown = Ok(());
+        let at_start = self.engine.store_stats();
         let mut generation = self.session.generate(&prompt, &sampling, &limits)?;
+        let at_answer = self.engine.store_stats();
         for piece in generation.by_ref() {
             passing.clear();
             let piece = piece?;
@@ -75,7 +80,11 @@ impl Conversation {
         // An answer nobody could see is not over by itself.
         let finish = generation.finish().unwrap_or(Finish::Interrupted);
         let stats = generation.stats();
-        self.last = Some(Ended { stats, finish });
+        let disk = match (at_start, at_answer, self.engine.store_stats()) {
+            (Some(start), Some(answer), Some(end)) => Some((answer.since(&start), end.since(&answer))),
+            _ => None,
+        };
+        self.last = Some(Ended { stats, finish, disk });
         self.messages.push(Message::assistant(text));
         shown.map(|()| finish)
     }
@@ -136,16 +145,30 @@ impl Conversation {
         }
         if self.settings.perf {
             say(&dim(&speeds(ended)));
+            if let Some(sources) = sources(ended) {
+                say(&dim(&sources));
+            }
         }
     }
 
-    /// The speeds of the last answer, for `/stats`.
+    /// The speeds of the last answer and where its experts came from, for `/stats`.
     pub fn last_speeds(&self) -> Option<String> {
-        self.last.as_ref().map(speeds)
+        let lines = |ended| std::iter::once(speeds(ended)).chain(sources(ended)).collect::<Vec<_>>().join("\n");
+        self.last.as_ref().map(lines)
     }
 }
 
-fn speeds(Ended { stats, finish }: &Ended) -> String {
+/// Where the experts of the last answer came from, if some had to be read.
+fn sources(Ended { stats, disk, .. }: &Ended) -> Option<String> {
+    let (prompt, answer) = disk.as_ref()?;
+    let before = format!("prompt read {} from the disk; ", bytes(prompt.bytes_read));
+    Some(match stats.decode_steps {
+        0 => format!("{before}{}", memory::disk(prompt)),
+        steps => format!("{before}{}", memory::sources(answer, steps, stats.decode_bytes)),
+    })
+}
+
+fn speeds(Ended { stats, finish, .. }: &Ended) -> String {
     let part = |name: &str, tokens: usize, computed: usize, seconds: f64, bytes: u64| {
         let tokens = format!("{name} {} tokens", grouped(tokens as u64));
         if computed == 0 || seconds == 0.0 {

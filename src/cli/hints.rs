@@ -60,7 +60,6 @@ const HINTS: &[Hint] = &[
         ],
         DEVICE,
     ),
-    hint(&["--mlock"], "pages are not pinned; weights in use stay in memory as long as there is enough of it"),
     hint(
         &["--mmap", "--no-mmap", "-mmp", "-lm", "--load-mode", "-dio", "--direct-io", "-ndio", "--no-direct-io"],
         MAPPED,

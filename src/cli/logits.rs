@@ -15,6 +15,7 @@ pub fn run(args: &LogitsArgs) -> Done {
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
     options.context = Some(tokens.len());
+    options.logits = args.last.unwrap_or(tokens.len());
     let Opened { engine, .. } = open::open(&args.model, &args.load, &options, &interrupts)?;
     check_ids(&tokens, engine.config().vocab, &args.tokens)?;
     let first = args.last.map_or(0, |last| tokens.len().saturating_sub(last));

@@ -14,6 +14,7 @@ mod hints;
 mod inspect;
 mod interrupt;
 mod logits;
+mod memory;
 mod open;
 mod pack;
 mod perplexity;

@@ -39,6 +39,11 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
         values: cores.cache_type_v.into(),
         check: load.check,
         skip: !cores.dense,
+        ram: load.memory.ram,
+        policy: load.memory.policy,
+        loaders: load.memory.loaders,
+        verify: load.memory.verify,
+        lock: load.memory.mlock,
         ..base
     }
 }
@@ -74,6 +79,9 @@ pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options, interrupts: &
         let (decode, prompt) = engine.threads();
         say(&format!("{} kernels, {decode} threads for answers, {prompt} for prompts", engine.isa()));
         say(&engine.ledger().to_string());
+    }
+    if let Some(line) = engine.ledger().in_short() {
+        say(&line);
     }
     Ok(Opened { engine, name: found.name })
 }

@@ -5,7 +5,7 @@ use super::conversation::{Conversation, Settings};
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
 use super::values::{Predict, unescape};
-use super::{Done, chat, terminal};
+use super::{Done, chat, memory, terminal};
 use crate::engine::Finish;
 use crate::engine::sampler::Sampling;
 use crate::engine::text::{Message, TemplateOverride};
@@ -40,13 +40,13 @@ pub fn run(args: RunArgs) -> Done {
     };
     let conversation = Conversation::new(engine, settings);
     match prompt {
-        Some(prompt) => once(conversation, prompt, &interrupts),
+        Some(prompt) => once(conversation, prompt, args.load.verbose, &interrupts),
         None => chat::chat(conversation, &name, &interrupts),
     }
 }
 
 /// One answer on standard output, ended by a newline.
-fn once(mut conversation: Conversation, prompt: String, interrupts: &Interrupts) -> Done {
+fn once(mut conversation: Conversation, prompt: String, verbose: bool, interrupts: &Interrupts) -> Done {
     conversation.messages.push(Message::user(prompt));
     let mut ended = true;
     let outcome = conversation.answer(interrupts, &mut |piece| {
@@ -58,6 +58,7 @@ fn once(mut conversation: Conversation, prompt: String, interrupts: &Interrupts)
     }
     let finish = outcome?;
     conversation.say_how_it_ended();
+    memory::say_peak(&conversation.engine, verbose);
     match finish {
         Finish::Interrupted => Err(Error::Interrupted.into()),
         _ => Ok(()),

@@ -1,6 +1,7 @@
 //! How single values on the command line are read: each refusal is a sentence that says what would do.
 
 use crate::checkpoint;
+use crate::engine::PolicyName;
 use clap::ValueEnum;
 use kernels::attend::KvFormat;
 
@@ -97,6 +98,22 @@ pub fn threads(text: &str) -> Result<usize, String> {
     const MOST: usize = 4096;
     match whole(text)? {
         0 => Err("at least one thread is needed; leave the flag out to use all cores".to_string()),
+        n if n > MOST => Err(format!("at most {MOST} threads are accepted")),
+        n => Ok(n),
+    }
+}
+
+pub use crate::config::size::parse as size;
+
+pub fn policy(text: &str) -> Result<PolicyName, String> {
+    text.trim().parse().map_err(|e: crate::error::Error| e.to_string())
+}
+
+pub fn loaders(text: &str) -> Result<usize, String> {
+    // Reads in flight beyond what any disk gains from; each has a stack.
+    const MOST: usize = 256;
+    match whole(text)? {
+        0 => Err("at least one thread has to read".to_string()),
         n if n > MOST => Err(format!("at most {MOST} threads are accepted")),
         n => Ok(n),
     }

@@ -4,12 +4,14 @@
 //! plain values: no global state, no thread of their own.
 
 mod ledger;
+mod pin;
+mod place;
 pub mod sampler;
 mod session;
 pub mod stops;
 pub mod text;
 
-pub use ledger::Ledger;
+pub use ledger::{Budget, Ledger, Line};
 pub use session::{Finish, Generation, Limits, Session, Stats};
 
 use crate::checkpoint::{Checkpoint, Quant, Relay, Weights};
@@ -21,11 +23,11 @@ pub use crate::experts::StoreStats;
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
-use crate::planner::memory;
 use crate::pool::Pool;
 use kernels::Isa;
 use kernels::attend::KvFormat;
-use std::path::Path;
+use place::{Placed, place};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use text::{TemplateOverride, Text};
 
@@ -57,8 +59,19 @@ pub struct Options {
     pub chunk: usize,
     /// Positions a windowed layer keeps beyond its window, so that the last turn can be taken back.
     pub rewind: usize,
-    /// Where experts are kept.
+    /// Most bytes this process may hold at once, everything counted; `None`: what is free, less a margin.
+    pub ram: Option<u64>,
+    /// Where experts are kept; without slots the budget decides whether there are any.
     pub placement: Placement,
+    /// How slots are used that the budget decides on.
+    pub policy: PolicyName,
+    pub loaders: usize,
+    pub verify: bool,
+    /// Pin weights in memory.
+    pub lock: bool,
+    /// Sessions, and positions of one step whose logits are asked for, that the budget must have room for.
+    pub sessions: usize,
+    pub logits: usize,
     pub template: TemplateOverride,
     /// Refuse weights that are not finite (reads every weight once).
     pub check: bool,
@@ -78,7 +91,14 @@ impl Default for Options {
             values: KvFormat::F16,
             chunk: 512,
             rewind: 1024,
+            ram: None,
             placement: Placement::default(),
+            policy: PolicyName::default(),
+            loaders: Slots::LOADERS,
+            verify: false,
+            lock: false,
+            sessions: 1,
+            logits: 1,
             template: TemplateOverride::default(),
             check: false,
         }
@@ -101,6 +121,7 @@ struct Shared {
     threads: (usize, usize),
     notes: Vec<String>,
     ledger: Ledger,
+    on_disk: Option<(PathBuf, usize)>,
 }
 
 impl Engine {
@@ -117,10 +138,11 @@ impl Engine {
         let mut notes = config.notes.clone();
         let text = Text::open(&checkpoint.text, &config, options.template.clone())?;
         notes.extend_from_slice(text.notes());
-        let kv = kv_shape(&config, options, &mut notes)?;
         let threads = threads(options, &mut notes)?;
+        let most = threads.0.max(threads.1);
+        let Placed { kv, placement, ledger, on_disk } = place(&checkpoint, options, most, &mut notes)?;
         let isa = options.isa.map_or_else(Isa::from_env, Ok).map_err(Error::Usage)?;
-        let mut host = Host::new(isa, threads.0.max(threads.1));
+        let mut host = Host::new(isa, most);
         host.skip = options.skip;
         let host = Arc::new(host);
         if options.check {
@@ -128,10 +150,12 @@ impl Engine {
         }
         let weights =
             Weights::load(checkpoint, options.quant, options.relay, &|n, job| host.pool.run(n, job), progress)?;
-        let ledger = ledger(&weights, &config, &kv);
-        let experts = ExpertStore::open(&config, &weights, &options.placement)?;
+        let experts = ExpertStore::open(&config, &weights, &placement)?;
+        if options.lock {
+            notes.extend(pin::pin(&weights, &experts, &placement));
+        }
         let model = Model::new(&config, &weights, experts, host.clone());
-        Ok(Engine { shared: Arc::new(Shared { config, text, model, host, kv, threads, notes, ledger }) })
+        Ok(Engine { shared: Arc::new(Shared { config, text, model, host, kv, threads, notes, ledger, on_disk }) })
     }
 
     /// The shape of the model.
@@ -179,6 +203,11 @@ impl Engine {
         self.shared.model.experts().stats()
     }
 
+    /// The file experts are read from and the bytes of one of them; `None` where all of them lie in memory.
+    pub fn experts_on_disk(&self) -> Option<(PathBuf, usize)> {
+        self.shared.on_disk.clone()
+    }
+
     /// Seconds spent waiting for other threads at the ends of regions.
     pub fn waited(&self) -> f64 {
         self.shared.host.pool.waited()
@@ -192,56 +221,6 @@ impl Engine {
     pub fn session(&self) -> Session {
         Session::new(self.clone())
     }
-}
-
-fn kv_shape(config: &Config, options: &Options, notes: &mut Vec<String>) -> Result<KvShape> {
-    if options.chunk == 0 {
-        return Err(Error::Usage("the prompt is read in steps of -ub tokens; at least 1 is needed, found 0".into()));
-    }
-    let context = match options.context {
-        Some(0) => config.context, // llama.cpp's spelling for "all the model can hold"
-        Some(n) if n > MOST_CONTEXT => {
-            return Err(Error::Usage(format!("-c {n}: more than {MOST_CONTEXT} positions are not supported")));
-        }
-        Some(n) => n,
-        None => config.context.min(CONTEXT),
-    };
-    if context > config.context {
-        notes.push(format!(
-            "context: {context} positions, but this model was made for {}; answers beyond that may be poor",
-            config.context
-        ));
-    }
-    for (format, name) in [(options.keys, "-ctk"), (options.values, "-ctv")] {
-        if !config.head_width.is_multiple_of(format.multiple()) {
-            return Err(Error::Usage(format!(
-                "{name} {}: this model's heads of {} do not divide into its blocks",
-                format.name(),
-                config.head_width
-            )));
-        }
-    }
-    let (chunk, rewind) = (options.chunk.min(context), options.rewind.min(context));
-    let shape = |context| KvShape::new(config, context, chunk, rewind, options.keys, options.values);
-    match memory::free().map(|free| free.bytes) {
-        Some(free) if shape(context).bytes() > free => Err(no_room(context, free, &|n| shape(n).bytes())),
-        _ => Ok(shape(context)),
-    }
-}
-
-/// Why a cache does not fit, and the largest context that does. `bytes` grows with the context.
-fn no_room(context: usize, free: u64, bytes: &dyn Fn(usize) -> u64) -> Error {
-    let (mut fits, mut fails) = (0, context);
-    while fails - fits > 1 {
-        let middle = fits + (fails - fits) / 2;
-        if bytes(middle) > free { fails = middle } else { fits = middle }
-    }
-    Error::Infeasible(format!(
-        "a context of {context} positions takes a cache of {} bytes, but {free} bytes of memory are free: {} too few; \
-         -c {fits} fits",
-        bytes(context),
-        bytes(context) - free
-    ))
 }
 
 fn threads(options: &Options, notes: &mut Vec<String>) -> Result<(usize, usize)> {
@@ -260,17 +239,4 @@ fn threads(options: &Options, notes: &mut Vec<String>) -> Result<(usize, usize)>
         notes.push(format!("threads: {} on {cores} cores; more threads than cores are slower", decode.max(batch)));
     }
     Ok((decode, batch))
-}
-
-fn ledger(weights: &Weights, config: &Config, kv: &KvShape) -> Ledger {
-    let mut ledger = Ledger::default();
-    ledger.add_mapped("weights as they lie in the file", weights.mapped_bytes());
-    ledger.add("weights in memory", weights.owned_bytes());
-    ledger.add(format!("cache, {} positions", kv.context), kv.bytes() - kv.rewind_bytes());
-    ledger.add(format!("cache, {} positions of rewind", kv.rewind), kv.rewind_bytes());
-    // Per prompt token of a step: residual, normed and rounded copies, attention heads, experts' hidden and output
-    // vectors of the tokens in one wave.
-    let per_token = 4 * (5 * config.width + 3 * config.heads * config.head_width) + 5 * config.width;
-    ledger.add("activations", (kv.chunk * per_token + config.vocab * 4) as u64);
-    ledger
 }

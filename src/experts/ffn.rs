@@ -47,7 +47,7 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
     let mut y: Vec<Vec<f32>> = vec![Vec::new(); groups.len()];
     let mut arrivals = experts.ready(&ids);
     loop {
-        let here = arrivals.take()?;
+        let here = host.timed(Share::Wait, || arrivals.take())?;
         if here.is_empty() {
             break;
         }

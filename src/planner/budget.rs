@@ -100,6 +100,8 @@ const SLACK: u64 = 4 << 20;
 /// Fewer positions than this are no conversation.
 const LEAST_CONTEXT: usize = 64;
 const LEAST_CHUNK: usize = 16;
+/// A width that every format of a cache divides into.
+const SCALED: usize = 32;
 
 /// One change that makes a run fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,18 +111,17 @@ pub enum Change {
 }
 
 /// Every single change that makes `wish` fit `budget` (one knob turned no further than needed), and where none does, all
-/// turned together; then the budget that would do. `needs` says what a wish takes, growing with its numbers. Nothing
-/// where it fits already.
-pub fn advice(wish: Wish, budget: u64, needs: &dyn Fn(&Wish) -> u64) -> Vec<Change> {
+/// turned together; then the budget that would do. `needs` says what a wish takes, growing with its numbers; `cheapest` is
+/// the smallest format of a cache that this model can have. Nothing where it fits already.
+pub fn advice(wish: Wish, budget: u64, cheapest: KvFormat, needs: &dyn Fn(&Wish) -> u64) -> Vec<Change> {
     if needs(&wish) <= budget {
         return vec![];
     }
     let room = budget.saturating_sub(SLACK);
     let fits = |wish: &Wish| needs(wish) <= room;
     let small = |wish: Wish| {
-        let eight =
-            |format: KvFormat| if format == KvFormat::F32 || format == KvFormat::F16 { KvFormat::Q8_0 } else { format };
-        Wish { keys: eight(wish.keys), values: eight(wish.values), ..wish }
+        let cheaper = |format: KvFormat| if cheapest.bytes(SCALED) < format.bytes(SCALED) { cheapest } else { format };
+        Wish { keys: cheaper(wish.keys), values: cheaper(wish.values), ..wish }
     };
     let mut changes: Vec<Wish> = vec![];
     changes.extend(shorter(wish, &fits));
@@ -243,7 +244,7 @@ mod tests {
             let each = |format: KvFormat| position * format.bytes(32) as u64 / 64;
             let needs = |w: &Wish| fixed + w.context as u64 * (each(w.keys) + each(w.values)) + w.chunk as u64 * token;
             let budget = (needs(&wish) as f64 * share) as u64;
-            let advice = advice(wish, budget, &needs);
+            let advice = advice(wish, budget, KvFormat::Q8_0, &needs);
             prop_assert_eq!(advice.is_empty(), needs(&wish) <= budget);
             for change in &advice {
                 match change {
@@ -277,16 +278,23 @@ mod tests {
 
     #[test]
     fn one_knob_is_turned_no_further_than_needed() {
-        let flags: Vec<String> = advice(wish(), 262 * MB, &linear).iter().map(|c| c.flags(&wish())).collect();
+        let flags: Vec<String> =
+            advice(wish(), 262 * MB, KvFormat::Q8_0, &linear).iter().map(|c| c.flags(&wish())).collect();
         assert_eq!(flags, ["-c 2816", "-ctk q8_0 -ctv q8_0", "-ub 128", "--ram 296M"]);
+        // Heads too narrow for q8_0.
+        let flags: Vec<String> =
+            advice(wish(), 262 * MB, KvFormat::F16, &linear).iter().map(|c| c.flags(&wish())).collect();
+        assert_eq!(flags, ["-c 2816", "-ub 128", "--ram 296M"]);
     }
 
     #[test]
     fn together_where_nothing_alone_will_do() {
-        let flags: Vec<String> = advice(wish(), 130 * MB, &linear).iter().map(|c| c.flags(&wish())).collect();
+        let flags: Vec<String> =
+            advice(wish(), 130 * MB, KvFormat::Q8_0, &linear).iter().map(|c| c.flags(&wish())).collect();
         assert_eq!(flags, ["-c 1280 -ctk q8_0 -ctv q8_0 -ub 16", "--ram 296M"]);
         // Not even then: only a larger budget is left.
-        let flags: Vec<String> = advice(wish(), 50 * MB, &linear).iter().map(|c| c.flags(&wish())).collect();
+        let flags: Vec<String> =
+            advice(wish(), 50 * MB, KvFormat::Q8_0, &linear).iter().map(|c| c.flags(&wish())).collect();
         assert_eq!(flags, ["--ram 296M"]);
     }
 

@@ -56,12 +56,15 @@ const PASSES: usize = 5;
 /// Bytes summed per step of the inner loop: 16 numbers in eight 16-byte registers hide the latency of the adds.
 const STEP: usize = 128;
 
-/// Measures with 1 up to `most` threads (doubling, and `most` itself). Takes about a second; uses up to 1 GiB for that time.
-pub fn read_bandwidth(most: usize) -> Result<ReadBandwidth> {
+/// Measures with 1 up to `most` threads (doubling, and `most` itself). Takes about a second; uses up to 1 GiB for that time,
+/// and at most half of a budget.
+pub fn read_bandwidth(most: usize, budget: Option<u64>) -> Result<ReadBandwidth> {
     let buffer_bytes = memory::free().map_or(BUFFER_BYTES, |free| {
         let quarter = usize::try_from(free.bytes / 4).unwrap_or(usize::MAX);
         quarter.clamp(SMALLEST_BUFFER_BYTES, BUFFER_BYTES) / STEP * STEP
     });
+    let allowed = budget.map_or(usize::MAX, |bytes| usize::try_from(bytes / 2).unwrap_or(usize::MAX));
+    let buffer_bytes = buffer_bytes.min(allowed / STEP * STEP).max(STEP);
     let mut buffer = MmapMut::map_anon(buffer_bytes)
         .map_err(|e| Error::Memory(format!("{buffer_bytes} bytes to measure the memory with could not be had: {e}")))?;
     // Without huge pages the measurement stands all the same; `pages` says which it was.

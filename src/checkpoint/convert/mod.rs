@@ -100,6 +100,19 @@ struct Place {
     arena: Option<Range<usize>>,
 }
 
+/// What the weights of a model take, in bytes: computed from headers, before anything is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Used as they lie in mapped files, whole pages of them, a shared head once.
+    pub mapped: u64,
+    /// In memory of our own.
+    pub owned: u64,
+    /// Everything beside the experts, were it in memory of our own; without an embedding that is not the head as well.
+    pub dense: u64,
+    /// Whether experts are used as their files have them, so that each can be read from there by itself.
+    pub experts_as_stored: bool,
+}
+
 /// All weights of a model, ready to compute with.
 pub struct Weights {
     checkpoint: Arc<Checkpoint>,
@@ -165,6 +178,39 @@ impl Weights {
         let bytes = |part| checkpoint.stored(part).bytes.len() as u64;
         let mapped_bytes = checkpoint.parts().filter(mapped).filter(own_head).map(bytes).sum();
         Ok(Weights { checkpoint, arena: Arc::new(arena), places, mapped_bytes })
+    }
+
+    /// What [`Weights::load`] would take, with every expert.
+    pub fn sizes(checkpoint: &Checkpoint, quant: Option<Quant>, relay: Relay) -> Result<Sizes> {
+        const PAGE: u64 = 4096;
+        let config = &checkpoint.config;
+        let quant = quant.unwrap_or_else(|| Quant::default_for(checkpoint));
+        let (places, owned) = plan(checkpoint, quant, relay)?;
+        let mut sizes = Sizes { owned: owned as u64, experts_as_stored: true, ..Sizes::default() };
+        for part in checkpoint.parts().filter(|part| !(config.tied && *part == Part::Head)) {
+            let place = &places[index(config, part)];
+            let bytes = place.kind.bytes() as u64;
+            let expert = matches!(part, Part::Gate(..) | Part::Up(..) | Part::Down(..));
+            if place.arena.is_none() {
+                sizes.mapped += bytes + PAGE;
+            } else if expert {
+                sizes.experts_as_stored = false;
+            }
+            if !expert && (part != Part::Embedding || config.tied) {
+                sizes.dense += bytes.next_multiple_of(ALIGNMENT as u64);
+            }
+        }
+        let files: u64 = checkpoint.files().iter().map(|(_, size)| size.next_multiple_of(PAGE)).sum();
+        sizes.mapped = sizes.mapped.min(files);
+        Ok(sizes)
+    }
+
+    /// Pins the weights in memory, those in files too if they are `mapped` for use. Errors as the system gives them.
+    pub fn lock(&self, mapped: bool) -> std::io::Result<()> {
+        if let Some(arena) = &self.arena.0 {
+            arena.lock()?;
+        }
+        if mapped { self.checkpoint.lock() } else { Ok(()) }
     }
 
     /// One part. Panics for a layer or expert the config does not have.

@@ -14,9 +14,9 @@ use super::open::{self, Opened};
 use super::terminal::Passing;
 use super::values::Counts;
 use super::{Done, terminal};
-use crate::engine::{Engine, Session};
+use crate::engine::{Budget, Engine, Session, StoreStats};
 use crate::error::{Error, Result};
-use crate::planner::{hardware, memory};
+use crate::planner::{disk, hardware, memory};
 use row::{Kind, Row, Test};
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ pub fn run(args: &BenchArgs) -> Done {
             Kind::Prompt => prompt_threads,
             Kind::Generate => decode_threads,
         };
-        let samples = measure(&engine, &mut session, &test, args.repetitions, &mut ids)?;
+        let (samples, disk) = measure(&engine, &mut session, &test, args.repetitions, &mut ids)?;
         if args.parts && test.kind == Kind::Generate {
             fill(&mut session, test.depth, &mut ids)?;
             let tokens = ids.take(test.tokens);
@@ -44,14 +44,21 @@ pub fn run(args: &BenchArgs) -> Done {
             decode(&mut session, &tokens)?;
             terminal::say(&format!("{}\n{}", test.name(), watch.finish(&engine, test.tokens)));
         }
-        rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes() });
+        rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes(), disk });
     }
+    super::memory::say_peak(&engine, args.load.verbose);
+    let budget = engine.ledger().budget.filter(Budget::in_force);
+    let on_disk = engine.experts_on_disk();
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
     drop((session, engine));
     let mut passing = Passing::show("measuring memory");
-    let ceiling = hardware::read_bandwidth(open::cores())?;
+    let ceiling = hardware::read_bandwidth(open::cores(), budget.map(|budget| budget.bytes))?;
     passing.clear();
-    terminal::answer(&report::render(args.output, &rows, &report::Machine { model: &name, isa, ceiling: &ceiling }))
+    let mut passing = Passing::show("measuring the disk");
+    let disk = on_disk.map(|(file, bytes)| disk::read_speed(&file, bytes)).transpose()?;
+    passing.clear();
+    let machine = report::Machine { model: &name, isa, ceiling: &ceiling, disk: disk.as_ref(), budget };
+    terminal::answer(&report::render(args.output, &rows, &machine))
 }
 
 fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
@@ -67,7 +74,7 @@ fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
     }
 }
 
-/// (tokens per second, bytes per second) of each repetition. One more is done first and not counted: it brings mapped
+/// (tokens per second, bytes per second) of each repetition, and what was read from the disk in each of them. One more is done first and not counted: it brings mapped
 /// weights into memory.
 fn measure(
     engine: &Engine,
@@ -75,12 +82,14 @@ fn measure(
     test: &Test,
     repetitions: usize,
     ids: &mut Ids,
-) -> Result<Vec<(f64, f64)>> {
+) -> Result<(Vec<(f64, f64)>, Vec<StoreStats>)> {
+    let mut disk = vec![];
     let mut samples = Vec::with_capacity(repetitions);
     for repetition in 0..=repetitions {
         let mut passing = Passing::show(&format!("{}: {repetition} of {repetitions}", test.name()));
         fill(session, test.depth, ids)?;
         let tokens = ids.take(test.tokens);
+        let stored = engine.store_stats();
         let (bytes, start) = (engine.bytes_touched(), Instant::now());
         match test.kind {
             Kind::Prompt => session.feed(&tokens, tokens.len() - 1..tokens.len(), &mut |_, _| ())?,
@@ -89,10 +98,11 @@ fn measure(
         let seconds = start.elapsed().as_secs_f64();
         passing.clear();
         if repetition > 0 {
+            disk.extend(engine.store_stats().zip(stored).map(|(now, before)| now.since(&before)));
             samples.push((tokens.len() as f64 / seconds, (engine.bytes_touched() - bytes) as f64 / seconds));
         }
     }
-    Ok(samples)
+    Ok((samples, disk))
 }
 
 fn decode(session: &mut Session, tokens: &[u32]) -> Result<()> {

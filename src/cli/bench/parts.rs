@@ -22,11 +22,11 @@ impl Watch {
         let per_token = |value: f64| value / tokens as f64;
         let wall = per_token(self.start.elapsed().as_secs_f64()) * 1e6;
         engine.set_fine(false);
-        let mut table = format!("{:<18}{:>11}{:>9}{:>11}{:>9}\n", "part", "us/token", "share", "MB/token", "GB/s");
+        let mut table = format!("{:<21}{:>11}{:>9}{:>11}{:>9}\n", "part", "us/token", "share", "MB/token", "GB/s");
         let mut line = |name: &str, microseconds: f64, bytes: f64| {
             let rate = if bytes > 0.0 { format!("{:.1}", bytes / microseconds / 1e3) } else { "-".into() };
             let share = 100.0 * microseconds / wall;
-            table.push_str(&format!("{name:<18}{microseconds:>11.1}{share:>7.1} %{:>11.2}{rate:>9}\n", bytes / 1e6));
+            table.push_str(&format!("{name:<21}{microseconds:>11.1}{share:>7.1} %{:>11.2}{rate:>9}\n", bytes / 1e6));
         };
         let (mut named, mut bytes) = (0.0, 0.0);
         for ((share, after), (_, before)) in engine.spent().iter().zip(&self.before) {

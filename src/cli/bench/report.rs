@@ -2,7 +2,9 @@
 
 use super::super::terminal::bytes;
 use super::super::values::Output;
-use super::row::Row;
+use super::row::{Disk, Row};
+use crate::engine::Budget;
+use crate::planner::disk::DiskSpeed;
 use crate::planner::hardware::ReadBandwidth;
 use serde_json::{Map, Value, json};
 
@@ -12,6 +14,10 @@ pub struct Machine<'a> {
     /// Name of the instruction set the kernels ran on.
     pub isa: &'a str,
     pub ceiling: &'a ReadBandwidth,
+    /// Where experts are read from it.
+    pub disk: Option<&'a DiskSpeed>,
+    /// What bounded the memory, where something did.
+    pub budget: Option<Budget>,
 }
 
 pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
@@ -28,6 +34,8 @@ pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
 /// Keys of one row, in the order of the CSV's columns.
 fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
     let (_, ceiling) = machine.ceiling.best();
+    let disk = row.disk();
+    let of_disk = |of: fn(Disk) -> f64| disk.map(|disk| rounded(of(disk)));
     let pairs = [
         ("test", json!(row.test.name())),
         ("tokens_per_second", json!(rounded(row.tokens_per_second()))),
@@ -41,6 +49,14 @@ fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
         ("repetitions", json!(row.samples.len())),
         ("instructions", json!(machine.isa)),
         ("ceiling_gigabytes_per_second", json!(rounded(ceiling / 1e9))),
+        ("budget_bytes", json!(machine.budget.map(|budget| budget.bytes))),
+        ("expert_slots", json!(disk.map(|disk| disk.slots))),
+        ("hit_rate", json!(of_disk(|d| d.hit_rate))),
+        ("disk_bytes_per_token", json!(of_disk(|d| d.bytes_per_token))),
+        ("share_of_time_waiting_for_disk", json!(of_disk(|d| d.waited_per_second))),
+        ("share_of_disk_time_hidden", json!(of_disk(|d| d.hidden))),
+        ("disk_gigabytes_per_second", json!(of_disk(|d| d.bytes_per_second / 1e9))),
+        ("disk_ceiling_gigabytes_per_second", json!(machine.disk.map(|speed| rounded(speed.best().1 / 1e9)))),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }
@@ -51,11 +67,16 @@ fn rounded(value: f64) -> f64 {
 }
 
 fn markdown(rows: &[Row], machine: &Machine<'_>) -> String {
-    let header = ["test", "tokens/s", "slowest to fastest", "GB/s", "of ceiling", "threads", "peak memory"];
-    let mut table = vec![header.map(str::to_string)];
+    let mut header = vec!["test", "tokens/s", "slowest to fastest", "GB/s", "of ceiling", "threads", "peak memory"];
+    // Only where there is something to say.
+    let from_disk = rows.iter().any(|row| row.disk().is_some());
+    if from_disk {
+        header.extend(["at hand", "disk/token", "disk GB/s", "waiting", "hidden"]);
+    }
+    let mut table = vec![header.into_iter().map(str::to_string).collect::<Vec<_>>()];
     let (threads, ceiling) = machine.ceiling.best();
     for row in rows {
-        table.push([
+        let mut line = vec![
             row.test.name(),
             figure(row.tokens_per_second()),
             format!("{} to {}", figure(row.slowest()), figure(row.fastest())),
@@ -63,13 +84,15 @@ fn markdown(rows: &[Row], machine: &Machine<'_>) -> String {
             format!("{:.0} %", row.bytes_per_second() / ceiling * 100.0),
             row.threads.to_string(),
             row.peak_rss_bytes.map_or("unknown".to_string(), bytes),
-        ]);
+        ];
+        line.extend(row.disk().map(disk_cells).into_iter().flatten());
+        table.push(line);
     }
     let width = |column: usize| table.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
+    let widths: Vec<usize> = (0..table[0].len()).map(width).collect();
     let mut out = format!("{}, {} kernels\n\n", machine.model, machine.isa);
     for (number, line) in table.iter().enumerate() {
-        let cells = line.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
+        let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
             0 => format!(" {cell:<width$} "),
             _ => format!(" {cell:>width$} "),
         });
@@ -89,7 +112,31 @@ fn markdown(rows: &[Row], machine: &Machine<'_>) -> String {
         ceiling / 1e9,
         machine.ceiling.pages
     ));
+    if let Some(speed) = machine.disk {
+        let (depth, rate) = speed.best();
+        let plural = if depth == 1 { "" } else { "s" };
+        let cached = if speed.direct { "" } else { ", through the page cache, so it may be that of memory" };
+        out.push_str(&format!(
+            "disk: {:.2} GB/s, reads of {} with {depth} read{plural} in flight{cached}\n",
+            rate / 1e9,
+            bytes(speed.piece as u64)
+        ));
+    }
+    if let Some(budget) = machine.budget {
+        let slots = budget.slots.map(|(here, all)| format!(", {here} of {all} experts in memory"));
+        out.push_str(&format!("budget: {}{}\n", bytes(budget.bytes), slots.unwrap_or_default()));
+    }
     out
+}
+
+fn disk_cells(disk: Disk) -> [String; 5] {
+    [
+        format!("{:.1} %", 100.0 * disk.hit_rate),
+        bytes(disk.bytes_per_token as u64),
+        format!("{:.2}", disk.bytes_per_second / 1e9),
+        format!("{:.0} %", 100.0 * disk.waited_per_second),
+        format!("{:.0} %", 100.0 * disk.hidden),
+    ]
 }
 
 /// Four figures or so: 3.142, 31.42, 314.2, 3142.
@@ -133,15 +180,52 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::super::row::{Kind, Test};
     use super::*;
+    use crate::engine::StoreStats;
     use crate::planner::hardware::Pages;
 
     fn rendered(output: Output) -> String {
+        rendered_with(output, vec![], None, None)
+    }
+
+    fn from_disk(output: Output) -> String {
+        let once = StoreStats { slots: 300, hits: 30, misses: 10, bytes_read: 128 << 20, ..StoreStats::default() };
+        let once = StoreStats { waited: 1.0, busy: 2.0, hidden: 1.0, ..once };
+        let speed = DiskSpeed { piece: 2 << 20, by_depth: vec![(1, 0.5e9), (4, 1.5e9)], direct: true };
+        let budget = Budget { bytes: 1 << 30, asked: true, slots: Some((300, 1024)) };
+        rendered_with(output, vec![once.clone(), once.clone(), once], Some(&speed), Some(budget))
+    }
+
+    fn rendered_with(
+        output: Output,
+        disk: Vec<StoreStats>,
+        speed: Option<&DiskSpeed>,
+        budget: Option<Budget>,
+    ) -> String {
         let test = Test { kind: Kind::Generate, tokens: 128, depth: 64 };
         let samples = vec![(30.0, 15e9), (31.0, 15.5e9), (29.0, 14.5e9)];
-        let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123) }];
+        let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123), disk }];
         let ceiling =
             ReadBandwidth { by_threads: vec![(1, 20e9), (2, 30e9)], buffer_bytes: 1 << 30, pages: Pages::Huge };
-        render(output, &rows, &Machine { model: "a,\"b\"", isa: "avx2", ceiling: &ceiling })
+        render(output, &rows, &Machine { model: "a,\"b\"", isa: "avx2", ceiling: &ceiling, disk: speed, budget })
+    }
+
+    #[test]
+    fn what_the_disk_gave_is_told_where_it_was_read() {
+        let list: Value = serde_json::from_str(&from_disk(Output::Json)).expect("valid JSON");
+        let number = |key: &str| list[0][key].as_f64().unwrap_or_else(|| panic!("{key} is no number"));
+        assert_eq!((number("hit_rate"), number("disk_bytes_per_token")), (0.75, 1048576.0));
+        assert_eq!((number("share_of_disk_time_hidden"), number("expert_slots")), (0.5, 300.0));
+        assert_eq!((number("disk_ceiling_gigabytes_per_second"), number("budget_bytes")), (1.5, 1073741824.0));
+        let waited = 3.0 / (128.0 / 30.0 + 128.0 / 31.0 + 128.0 / 29.0);
+        assert!((number("share_of_time_waiting_for_disk") - waited).abs() < 1e-3);
+        let text = from_disk(Output::Md);
+        for words in ["at hand", "75.0 %", "1.00 MiB", "disk: 1.50 GB/s, reads of 2.00 MiB with 4 reads", "300 of 1024"]
+        {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert_eq!(from_disk(Output::Csv).lines().next(), rendered(Output::Csv).lines().next());
+        let without: Value = serde_json::from_str(&rendered(Output::Json)).expect("valid JSON");
+        assert!(without[0]["hit_rate"].is_null() && !rendered(Output::Md).contains("at hand"));
     }
 
     #[test]

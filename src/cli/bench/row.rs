@@ -1,5 +1,7 @@
 //! One row of `bench`: what was asked, and what came out.
 
+use crate::engine::StoreStats;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Tokens read in steps, as a prompt is.
@@ -37,6 +39,23 @@ pub struct Row {
     pub threads: usize,
     /// The peak of the whole process when the row was done; `None` where the system does not say.
     pub peak_rss_bytes: Option<u64>,
+    /// What was read from the disk, one for each repetition; none where every expert is in memory.
+    pub disk: Vec<StoreStats>,
+}
+
+/// How experts were read from the disk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Disk {
+    pub slots: usize,
+    /// Share of chosen experts that were at hand.
+    pub hit_rate: f64,
+    pub bytes_per_token: f64,
+    /// While the disk was busy.
+    pub bytes_per_second: f64,
+    /// Share of all time that was spent waiting for the disk.
+    pub waited_per_second: f64,
+    /// Share of the disk's time in which nobody waited for it.
+    pub hidden: f64,
 }
 
 impl Row {
@@ -50,6 +69,27 @@ impl Row {
 
     pub fn fastest(&self) -> f64 {
         self.samples.iter().map(|s| s.0).fold(0.0, f64::max)
+    }
+
+    /// Where experts are read from the disk: what became of it over all repetitions.
+    pub fn disk(&self) -> Option<Disk> {
+        let first = self.disk.first()?;
+        let sum = |of: fn(&StoreStats) -> f64| self.disk.iter().map(of).sum::<f64>();
+        let (hits, misses) = (sum(|d| d.hits as f64), sum(|d| d.misses as f64));
+        let (bytes, busy) = (sum(|d| d.bytes_read as f64), sum(|d| d.busy));
+        Some(Disk {
+            slots: first.slots,
+            hit_rate: if hits + misses > 0.0 { hits / (hits + misses) } else { 1.0 },
+            bytes_per_token: bytes / (self.disk.len() * self.test.tokens).max(1) as f64,
+            bytes_per_second: if busy > 0.0 { bytes / busy } else { 0.0 },
+            waited_per_second: sum(|d| d.waited) / self.seconds().max(f64::MIN_POSITIVE),
+            hidden: if busy > 0.0 { (sum(|d| d.hidden) / busy).clamp(0.0, 1.0) } else { 1.0 },
+        })
+    }
+
+    /// Seconds of all repetitions.
+    fn seconds(&self) -> f64 {
+        self.samples.iter().map(|(rate, _)| self.test.tokens as f64 / rate).sum()
     }
 
     pub fn bytes_per_second(&self) -> f64 {

@@ -1,0 +1,273 @@
+//! Where the weights of a model go, decided before anything large is allocated: what a run takes, line by line, held
+//! against what it may take.
+
+use super::ledger::{Budget, Ledger};
+use super::{CONTEXT, MOST_CONTEXT, Options};
+use crate::checkpoint::{Checkpoint, Part, Sizes, Weights};
+use crate::config::Config;
+use crate::config::placement::{Placement, Slots};
+use crate::config::size::shown;
+use crate::error::{Error, Result};
+use crate::experts::{least_slots, slot_bytes};
+use crate::model::{KvShape, step_bytes};
+use crate::planner::budget::{Change, Needs, Plan, Tiered, Wish, advice};
+use crate::planner::memory::{self, Bound, Free};
+use kernels::attend::KvFormat;
+use std::path::PathBuf;
+
+/// What is decided.
+pub(super) struct Placed {
+    pub kv: KvShape,
+    pub placement: Placement,
+    pub ledger: Ledger,
+    /// The file experts are read from, and the bytes of one of them.
+    pub on_disk: Option<(PathBuf, usize)>,
+}
+
+/// Of what is free this share is left to others, and never less than `LEAST_MARGIN`.
+const MARGIN: u64 = 20;
+const LEAST_MARGIN: u64 = 256 << 20;
+/// Held by a process whose system does not say what it holds.
+const UNKNOWN_BASE: u64 = 64 << 20;
+/// Memory of a thread: what of its stack is used, its scratch, and what the allocator keeps for it.
+const THREAD: u64 = 512 << 10;
+/// What the allocator keeps of memory that was given back, pages of 2 MiB at the edges of what is large, and tables.
+const ALLOCATOR: u64 = 24 << 20;
+
+/// What a run takes whatever is decided, and what may still be chosen.
+struct Account<'a> {
+    config: &'a Config,
+    options: &'a Options,
+    sizes: Sizes,
+    /// Held already: program, vocabulary, headers; and code that will come into memory as it runs.
+    base: u64,
+    threads: usize,
+    slot: u64,
+}
+
+/// Shape of the cache, place of the experts and the ledger. `threads` compute threads will run. Notes are added to.
+///
+/// Errors with `Error::Infeasible` when the budget is too small, naming what would fit.
+pub(super) fn place(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    threads: usize,
+    notes: &mut Vec<String>,
+) -> Result<Placed> {
+    let config = &checkpoint.config;
+    let wish = wish(config, options, notes)?;
+    let base = memory::held().map_or(UNKNOWN_BASE, |held| held.now() + memory::code_to_come());
+    let account = Account {
+        config,
+        options,
+        sizes: Weights::sizes(checkpoint, options.quant, options.relay)?,
+        base,
+        threads,
+        slot: slot_bytes(checkpoint, options.verify) as u64,
+    };
+    let (budget, free) = match options.ram {
+        Some(bytes) => (Some(bytes), None),
+        None => {
+            let free = memory::free();
+            (free.as_ref().map(|free| budget_of(free, base)), free)
+        }
+    };
+    let needs = account.needs(&wish);
+    let plan = match (&options.placement.slots, budget) {
+        (Some(slots), _) => Plan::Slots(slots.count.clamp(1, config.layers.len() * config.experts)),
+        (None, None) => Plan::Whole,
+        (None, Some(budget)) => {
+            needs.plan(budget).ok_or_else(|| Error::Infeasible(account.refusal(&wish, budget, free.as_ref())))?
+        }
+    };
+    let placement = match plan {
+        Plan::Whole => options.placement.clone(),
+        Plan::Slots(count) => {
+            let asked = Slots { count, policy: options.policy, loaders: options.loaders, verify: options.verify };
+            Placement { slots: Some(options.placement.slots.clone().unwrap_or(asked)) }
+        }
+    };
+    let mut ledger = account.ledger(&wish, plan);
+    let all = config.layers.len() * config.experts;
+    let slots = if let Plan::Slots(count) = plan { Some((count, all)) } else { None };
+    ledger.budget = budget.map(|bytes| Budget { bytes, asked: options.ram.is_some(), slots });
+    if let (Plan::Slots(count), Some(tiered)) = (plan, &needs.tiered) {
+        notes.extend(cost(tiered, count, free.as_ref().zip(budget).map(|(_, budget)| budget)));
+    }
+    let on_disk = slots.map(|_| (checkpoint.file_of(Part::Gate(0, 0)).to_path_buf(), account.slot as usize));
+    Ok(Placed { kv: account.kv(&wish), placement, ledger, on_disk })
+}
+
+/// The budget where none was given: what is held already and what is free, less a margin.
+fn budget_of(free: &Free, base: u64) -> u64 {
+    base.saturating_add(free.bytes.saturating_sub((free.bytes / MARGIN).max(LEAST_MARGIN)))
+}
+
+/// What is wished for, checked.
+fn wish(config: &Config, options: &Options, notes: &mut Vec<String>) -> Result<Wish> {
+    if options.chunk == 0 {
+        return Err(Error::Usage("the prompt is read in steps of -ub tokens; at least 1 is needed, found 0".into()));
+    }
+    let context = match options.context {
+        Some(0) => config.context, // llama.cpp's spelling for "all the model can hold"
+        Some(n) if n > MOST_CONTEXT => {
+            return Err(Error::Usage(format!("-c {n}: more than {MOST_CONTEXT} positions are not supported")));
+        }
+        Some(n) => n,
+        None => config.context.min(CONTEXT),
+    };
+    if context > config.context {
+        notes.push(format!(
+            "context: {context} positions, but this model was made for {}; answers beyond that may be poor",
+            config.context
+        ));
+    }
+    for (format, name) in [(options.keys, "-ctk"), (options.values, "-ctv")] {
+        if !config.head_width.is_multiple_of(format.multiple()) {
+            return Err(Error::Usage(format!(
+                "{name} {}: this model's heads of {} do not divide into its blocks",
+                format.name(),
+                config.head_width
+            )));
+        }
+    }
+    Ok(Wish { context, keys: options.keys, values: options.values, chunk: options.chunk.min(context) })
+}
+
+impl Account<'_> {
+    fn kv(&self, wish: &Wish) -> KvShape {
+        let (chunk, rewind) = (wish.chunk.min(wish.context), self.options.rewind.min(wish.context));
+        KvShape::new(self.config, wish.context, chunk, rewind, wish.keys, wish.values)
+    }
+
+    /// The cache of all sessions: each of its buffers may begin and end within a page.
+    fn cache(&self, wish: &Wish) -> u64 {
+        const EDGES: u64 = 4096 + 64;
+        let buffers = 2 * self.config.layers.len() * self.config.kv_heads;
+        let one = self.kv(wish).bytes().saturating_add(buffers as u64 * EDGES);
+        one.saturating_mul(self.options.sessions.max(1) as u64)
+    }
+
+    fn step(&self, wish: &Wish) -> u64 {
+        let tokens = wish.chunk.min(wish.context);
+        step_bytes(self.config, tokens, self.options.logits.clamp(1, tokens))
+    }
+
+    fn threads(&self, plan: Plan) -> u64 {
+        let loaders = if plan == Plan::Whole { 0 } else { self.options.loaders };
+        (self.threads + loaders) as u64 * THREAD
+    }
+
+    fn needs(&self, wish: &Wish) -> Needs {
+        let fixed = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), ALLOCATOR];
+        let tiered = self.sizes.experts_as_stored.then(|| Tiered {
+            dense: self.sizes.dense + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
+            slot: self.slot,
+            experts: self.config.layers.len() * self.config.experts,
+            least: least_slots(self.config),
+            token: self.config.layers.len() * self.config.active,
+        });
+        Needs {
+            fixed: fixed.into_iter().fold(0, u64::saturating_add),
+            weights: self.sizes.mapped + self.sizes.owned,
+            tiered,
+        }
+    }
+
+    fn ledger(&self, wish: &Wish, plan: Plan) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.add("program, vocabulary, headers", self.base);
+        match plan {
+            Plan::Whole => {
+                ledger.add_mapped("weights as they lie in the file", self.sizes.mapped);
+                ledger.add("weights in memory", self.sizes.owned);
+            }
+            Plan::Slots(count) => {
+                ledger.add("weights beside the experts", self.sizes.dense);
+                let all = self.config.layers.len() * self.config.experts;
+                let name = format!("{count} of {all} experts, {} each", shown(self.slot));
+                ledger.add(name, self.slot * count as u64);
+            }
+        }
+        let (kv, cache) = (self.kv(wish), self.cache(wish));
+        let sessions = self.options.sessions.max(1) as u64;
+        let rewind = kv.rewind_bytes() * sessions;
+        ledger.add(format!("cache, {} positions", wish.context), cache - rewind);
+        ledger.add(format!("cache, {} positions of rewind", kv.rewind), rewind);
+        ledger.add(format!("activations, steps of {}", kv.chunk), self.step(wish));
+        ledger.add("threads", self.threads(plan));
+        ledger.add("allocator, edges of pages", ALLOCATOR);
+        ledger
+    }
+
+    /// Why `wish` does not fit, and what would. `free`: the budget was not given but found.
+    fn refusal(&self, wish: &Wish, budget: u64, free: Option<&Free>) -> String {
+        let needs = self.needs(wish);
+        let least = needs.least();
+        let weights = least - needs.fixed;
+        let given = match free {
+            None => format!("--ram {budget}"),
+            Some(Free { bytes, bound: Bound::Machine }) => {
+                format!("{bytes} bytes of memory are free, of which {budget} may be used")
+            }
+            Some(Free { bytes, bound: Bound::Group(folder, limit) }) => format!(
+                "{bytes} bytes of memory are free under the limit of {limit} of {}, of which {budget} may be used",
+                folder.display()
+            ),
+        };
+        let experts = match &needs.tiered {
+            Some(tiered) if weights < needs.weights => format!(" and {} experts", tiered.least),
+            _ => String::new(),
+        };
+        let mut text = format!(
+            "{given}: {least} bytes are the least this model runs in, {} too few. It takes {weights} bytes for its \
+             weights{experts}, {} bytes for a cache of {} positions, {} bytes for prompt steps of {} tokens and {} bytes \
+             for all else.",
+            least - budget,
+            self.cache(wish),
+            wish.context,
+            self.step(wish),
+            wish.chunk,
+            self.base + self.threads(Plan::Whole) + ALLOCATOR,
+        );
+        let eight = self.config.head_width.is_multiple_of(KvFormat::Q8_0.multiple());
+        let cheapest = if eight { KvFormat::Q8_0 } else { KvFormat::F16 };
+        let changes = advice(*wish, budget, cheapest, &|wish| self.needs(wish).least());
+        let flags = changes.iter().filter(|change| free.is_none() || matches!(change, Change::To(_)));
+        let flags: Vec<String> = flags.map(|change| change.flags(wish)).collect();
+        match flags.is_empty() {
+            true => text.push_str(" Nothing that could be given up makes it fit."),
+            false => text.push_str(&format!(" Any of these fits: {}", flags.join(", or "))),
+        }
+        if needs.tiered.is_none() {
+            text.push_str(
+                ". Its experts are rounded while they are loaded and have to be in memory at once; packed \
+                 (`thermocline pack`, or without --no-pack) they can stay on disk",
+            );
+        }
+        text
+    }
+}
+
+/// What it costs that only `count` experts are in memory. `found`: the budget, where nobody asked for it.
+fn cost(tiered: &Tiered, count: usize, found: Option<u64>) -> Option<String> {
+    let missing = tiered.missing_per_token(count);
+    let speed = |bytes: u64| (1u64 << 30) as f64 / bytes.max(1) as f64;
+    if count < tiered.token {
+        return Some(format!(
+            "{count} experts fit in memory, fewer than the {} that one token uses: nearly all {} of them are read from the \
+             disk for every token, {:.1} tokens/s at best from a disk of 1 GiB/s",
+            tiered.token,
+            shown(missing),
+            speed(missing)
+        ));
+    }
+    let budget = found?;
+    Some(format!(
+        "the model does not fit in the {} that are free: {count} of {} experts stay in memory and the others are read from \
+         the disk when they are needed, up to {} for a token; --ram sets another bound",
+        shown(budget),
+        tiered.experts,
+        shown(missing)
+    ))
+}
