@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn foreign_flags_get_a_hint() {
         assert!(hint(&["-ngl", "99"]).contains("-ngl"));
-        assert!(hint(&["-m", "x", "--mlock"]).contains("--mlock"));
+        assert!(hint(&["-m", "x", "--no-mmap"]).contains("--no-mmap"));
         assert!(hint(&["--n-cpu-moe=4"]).contains("--n-cpu-moe"));
         // `-r` is ours in bench and not in run.
         assert!(hint(&["-r", "User:"]).contains("--stop"));

@@ -140,12 +140,20 @@ impl Account<'_> {
         KvShape::new(self.config, wish.context, chunk, rewind, wish.keys, wish.values)
     }
 
-    /// The cache of all sessions: each of its buffers may begin and end within a page.
+    fn sessions(&self) -> u64 {
+        self.options.sessions.max(1) as u64
+    }
+
+    /// The cache of all sessions.
     fn cache(&self, wish: &Wish) -> u64 {
+        self.kv(wish).bytes().saturating_mul(self.sessions())
+    }
+
+    /// What the allocator takes beside what is asked for: each buffer of a cache may begin and end within a page.
+    fn allocator(&self) -> u64 {
         const EDGES: u64 = 4096 + 64;
-        let buffers = 2 * self.config.layers.len() * self.config.kv_heads;
-        let one = self.kv(wish).bytes().saturating_add(buffers as u64 * EDGES);
-        one.saturating_mul(self.options.sessions.max(1) as u64)
+        let buffers = (2 * self.config.layers.len() * self.config.kv_heads) as u64;
+        ALLOCATOR + buffers * EDGES * self.sessions()
     }
 
     fn step(&self, wish: &Wish) -> u64 {
@@ -159,7 +167,7 @@ impl Account<'_> {
     }
 
     fn needs(&self, wish: &Wish) -> Needs {
-        let fixed = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), ALLOCATOR];
+        let fixed = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), self.allocator()];
         let tiered = self.sizes.experts_as_stored.then(|| Tiered {
             dense: self.sizes.dense + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
             slot: self.slot,
@@ -169,7 +177,7 @@ impl Account<'_> {
         });
         Needs {
             fixed: fixed.into_iter().fold(0, u64::saturating_add),
-            weights: self.sizes.mapped + self.sizes.owned,
+            weights: self.sizes.mapped + self.sizes.edges + self.sizes.owned,
             tiered,
         }
     }
@@ -190,13 +198,13 @@ impl Account<'_> {
             }
         }
         let (kv, cache) = (self.kv(wish), self.cache(wish));
-        let sessions = self.options.sessions.max(1) as u64;
-        let rewind = kv.rewind_bytes() * sessions;
+        let rewind = kv.rewind_bytes() * self.sessions();
         ledger.add(format!("cache, {} positions", wish.context), cache - rewind);
         ledger.add(format!("cache, {} positions of rewind", kv.rewind), rewind);
         ledger.add(format!("activations, steps of {}", kv.chunk), self.step(wish));
         ledger.add("threads", self.threads(plan));
-        ledger.add("allocator, edges of pages", ALLOCATOR);
+        let edges = if plan == Plan::Whole { self.sizes.edges } else { 0 };
+        ledger.add("allocator, edges of pages", self.allocator() + edges);
         ledger
     }
 
@@ -228,7 +236,7 @@ impl Account<'_> {
             wish.context,
             self.step(wish),
             wish.chunk,
-            self.base + self.threads(Plan::Whole) + ALLOCATOR,
+            self.base + self.threads(Plan::Whole) + self.allocator(),
         );
         let eight = self.config.head_width.is_multiple_of(KvFormat::Q8_0.multiple());
         let cheapest = if eight { KvFormat::Q8_0 } else { KvFormat::F16 };

@@ -103,8 +103,9 @@ struct Place {
 /// What the weights of a model take, in bytes: computed from headers, before anything is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
-    /// Used as they lie in mapped files, whole pages of them, a shared head once.
+    /// Used as they lie in mapped files, a shared head once; and what lies with it in the same pages.
     pub mapped: u64,
+    pub edges: u64,
     /// In memory of our own.
     pub owned: u64,
     /// Everything beside the experts, were it in memory of our own; without an embedding that is not the head as well.
@@ -192,7 +193,8 @@ impl Weights {
             let bytes = place.kind.bytes() as u64;
             let expert = matches!(part, Part::Gate(..) | Part::Up(..) | Part::Down(..));
             if place.arena.is_none() {
-                sizes.mapped += bytes + PAGE;
+                sizes.mapped += bytes;
+                sizes.edges += PAGE;
             } else if expert {
                 sizes.experts_as_stored = false;
             }
@@ -201,7 +203,7 @@ impl Weights {
             }
         }
         let files: u64 = checkpoint.files().iter().map(|(_, size)| size.next_multiple_of(PAGE)).sum();
-        sizes.mapped = sizes.mapped.min(files);
+        sizes.edges = sizes.edges.min(files.saturating_sub(sizes.mapped));
         Ok(sizes)
     }
 

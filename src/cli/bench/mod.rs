@@ -17,7 +17,7 @@ use super::{Done, terminal};
 use crate::engine::{Budget, Engine, Session, StoreStats};
 use crate::error::{Error, Result};
 use crate::planner::{disk, hardware, memory};
-use row::{Kind, Row, Test};
+use row::{Kind, Row, Sample, Test};
 use std::time::Instant;
 
 pub fn run(args: &BenchArgs) -> Done {
@@ -82,7 +82,7 @@ fn measure(
     test: &Test,
     repetitions: usize,
     ids: &mut Ids,
-) -> Result<(Vec<(f64, f64)>, Vec<StoreStats>)> {
+) -> Result<(Vec<Sample>, Vec<StoreStats>)> {
     let mut disk = vec![];
     let mut samples = Vec::with_capacity(repetitions);
     for repetition in 0..=repetitions {

@@ -32,10 +32,13 @@ impl Test {
     }
 }
 
+/// (tokens per second, bytes per second).
+pub type Sample = (f64, f64);
+
 pub struct Row {
     pub test: Test,
-    /// (tokens per second, bytes per second), one for each repetition.
-    pub samples: Vec<(f64, f64)>,
+    /// One for each repetition.
+    pub samples: Vec<Sample>,
     pub threads: usize,
     /// The peak of the whole process when the row was done; `None` where the system does not say.
     pub peak_rss_bytes: Option<u64>,
