@@ -24,11 +24,11 @@ const RESERVED: &[(&[&str], &[&str])] = &[
     (&["candle_transformers"], &["src/engine/sampler"]),
     (&["ureq", "hf_hub"], &["src/checkpoint/hub"]),
     (&["std::arch", "core::arch"], &["kernels/src/arch/", "kernels/src/isa.rs"]),
-    (&["memmap2"], &["src/checkpoint/", "src/planner/hardware.rs"]),
+    (&["memmap2"], &["src/checkpoint/", "src/experts/slots.rs", "src/planner/hardware.rs"]),
     (&["tokenizers::"], &["src/engine/text", "tests/", "examples/"]),
     (&["minijinja"], &["src/engine/text"]),
     (&["clap::", "clap_complete", "rustyline", "indicatif"], &["src/cli/", "src/main.rs", "examples/"]),
-    (&["thread::spawn", "thread::Builder"], &["src/pool.rs", "tests/", "examples/"]),
+    (&["thread::spawn", "thread::Builder"], &["src/pool.rs", "src/experts/loader.rs", "tests/", "examples/"]),
 ];
 
 fn root() -> PathBuf {

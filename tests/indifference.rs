@@ -1,15 +1,21 @@
 //! Where a weight was, who computed with it and how the work was cut cannot change what is computed: the same logits to
 //! the bit over instruction sets, numbers of threads, steps of a prompt, layouts, containers, sizes of the cache, silent
-//! neurons left out or not, and the ways a conversation comes about.
+//! neurons left out or not, the ways a conversation comes about, and over slots for experts, policies, loaders, and reads
+//! that come late, out of order or at the second try.
 
 mod tiny;
+mod unruly;
 
 use kernels::attend::KvFormat;
 use kernels::{Format, Isa};
 use std::path::{Path, PathBuf};
-use thermocline::checkpoint::{Quant, Relay};
-use thermocline::engine::{Engine, Options, Session, Share};
+use std::sync::Arc;
+use std::time::Duration;
+use thermocline::checkpoint::pack::{self, PackOptions, Silent};
+use thermocline::checkpoint::{Checkpoint, Quant, Relay};
+use thermocline::engine::{Engine, Options, Placement, PolicyName, Session, Share, Slots};
 use tiny::Tiny;
+use unruly::{Fate, Log, Unruly};
 
 /// Repeatable choices.
 struct Draw(u64);
@@ -72,7 +78,11 @@ const CHUNKS: [usize; 6] = [1, 2, 7, 16, 64, 1024];
 const THREADS: [(usize, usize); 7] = [(2, 2), (1, 3), (3, 1), (4, 4), (2, 4), (1, 2), (3, 3)];
 
 fn open(path: &Path, way: Way, cache: (KvFormat, KvFormat), quant: Quant) -> Engine {
-    let options = Options {
+    Engine::open(path, &options(way, cache, quant), &mut |_, _| {}).unwrap()
+}
+
+fn options(way: Way, cache: (KvFormat, KvFormat), quant: Quant) -> Options {
+    Options {
         quant: Some(quant),
         relay: way.relay,
         context: Some(1024),
@@ -85,8 +95,7 @@ fn open(path: &Path, way: Way, cache: (KvFormat, KvFormat), quant: Quant) -> Eng
         rewind: way.rewind,
         skip: way.skip,
         ..Options::default()
-    };
-    Engine::open(path, &options, &mut |_, _| {}).unwrap()
+    }
 }
 
 /// Bits of the logits of all `tokens`, fed at once.
@@ -370,4 +379,73 @@ fn sessions_do_not_see_each_other() {
             });
         }
     });
+}
+
+/// Bits that depend on the arguments alone.
+fn mix(a: u64, b: u64) -> u64 {
+    (a ^ b.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16
+}
+
+/// Few slots or many, any policy, any number of loaders, from packed files and others, while the disk does what it likes.
+#[test]
+fn slots_policies_loaders_and_unruly_disks() {
+    let mut draw = Draw(7);
+    let (mut ways, mut missed, mut repeated, mut evicted) = (0, 0, 0, 0);
+    for format in Format::ALL.into_iter().cycle().take(20) {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = Tiny { layers: 2 + draw.below(4), ..draw.model(format) };
+        let cache = cache_for(&mut draw, &tiny);
+        let tokens = draw.tokens(if tiny.width == 256 { 18 } else { 70 }, tiny.vocab);
+        let gguf = tiny.write_gguf(&folder.path().join("model.gguf"), format);
+        let expected = feed(&mut open(&gguf, PLAIN, cache, Quant::None).session(), &tokens);
+        let packed = folder.path().join("packed.gguf");
+        pack(&gguf, &packed);
+        for path in [&gguf, &gguf, &packed, &packed, &packed] {
+            let (total, least) = (tiny.layers * tiny.experts, (tiny.active + 2).min(tiny.layers * tiny.experts));
+            let slots = Slots {
+                count: least + draw.below(total - least + 2),
+                policy: draw.of(&PolicyName::ALL),
+                loaders: 1 + draw.below(8),
+                verify: draw.of(&[false, true]),
+            };
+            let way = Way {
+                isa: Isa::best(),
+                threads: draw.of(&THREADS),
+                chunk: draw.of(&CHUNKS),
+                relay: draw.of(&[Relay::Never, Relay::All]),
+                rewind: 0,
+                skip: draw.of(&[false, true]),
+            };
+            let seed = draw.0;
+            let fates = move |id: thermocline::experts::ExpertId, at: usize, before: u64| {
+                let chance = mix(seed, mix((id.layer as u64) << 32 | id.index as u64, at as u64 + before));
+                match chance % 40 {
+                    0 if before == 0 => Fate::Fails,
+                    1 if before == 0 => Fate::Short,
+                    2..6 => Fate::Late(Duration::from_micros(chance / 40 % 3000)),
+                    _ => Fate::Well,
+                }
+            };
+            let options =
+                Options { placement: Placement { slots: Some(slots.clone()) }, ..options(way, cache, Quant::None) };
+            let tier = Unruly::wrap(&Arc::new(Log::default()), fates);
+            let checkpoint = Checkpoint::open(path).unwrap();
+            let engine = Engine::with_tier(checkpoint, &options, &tier, &mut |_, _| {}).unwrap();
+            let found = feed(&mut engine.session(), &tokens);
+            let name = path.file_name().unwrap();
+            assert_same(&found, &expected, tiny.vocab, || format!("{slots:?} {way:?} {name:?} of {format} {tiny:?}"));
+            let stats = engine.store_stats().unwrap();
+            assert!(stats.resident <= slots.count.min(total), "{stats:?}");
+            (ways, missed) = (ways + 1, missed + stats.misses);
+            (repeated, evicted) = (repeated + stats.retries, evicted + stats.evictions);
+        }
+    }
+    assert!(missed > 0 && repeated > 0 && evicted > 0, "the test shows nothing");
+    println!("{ways} ways: {missed} experts read, {evicted} let go, {repeated} reads repeated");
+}
+
+fn pack(source: &Path, to: &Path) {
+    let serial = |n: usize, job: &(dyn Fn(usize) + Sync)| (0..n).for_each(job);
+    let source = Checkpoint::open(source).unwrap();
+    pack::pack(&source, to, &PackOptions::default(), &serial, &mut Silent).unwrap();
 }

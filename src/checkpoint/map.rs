@@ -3,13 +3,15 @@
 
 use crate::error::{Error, Result};
 use memmap2::Mmap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::Path;
 
 /// A whole file, mapped for reading.
 pub(super) struct Map {
     map: Mmap,
+    /// Of the file when it was mapped.
+    meta: Metadata,
 }
 
 impl Map {
@@ -17,6 +19,7 @@ impl Map {
     pub fn open(path: &Path, huge: bool) -> Result<Map> {
         let sad = |e: std::io::Error| Error::Model(format!("{}: cannot be mapped: {e}", path.display()));
         let file = File::open(path).map_err(sad)?;
+        let meta = file.metadata().map_err(sad)?;
         // SAFETY: the map is private to this process and only read. If another process shortens the file meanwhile, the
         // system stops us with a signal: the price of not copying weights, paid by every engine that maps files.
         let map = unsafe { Mmap::map(&file) }.map_err(sad)?;
@@ -26,7 +29,7 @@ impl Map {
             let _ = map.advise(memmap2::Advice::HugePage);
         }
         let _ = huge;
-        Ok(Map { map })
+        Ok(Map { map, meta })
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -39,6 +42,10 @@ impl Map {
         return self.map.lock();
         #[cfg(not(unix))]
         Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    pub fn meta(&self) -> &Metadata {
+        &self.meta
     }
 
     /// Says that `range` will be read soon: the system begins to fetch it.

@@ -9,6 +9,7 @@ mod gguf;
 pub mod hub;
 mod map;
 pub mod pack;
+mod reader;
 mod safetensors;
 mod summary;
 
@@ -16,6 +17,7 @@ pub use crate::config::{DownOrder, Part};
 pub use convert::{Matrix, Quant, Relay, Sizes, Spread, Weights};
 pub use files::{Files, ReadAt};
 pub use form::{Form, Kind, Stored};
+pub use reader::{ALIGNED, Reader};
 pub use summary::{Group, Summary};
 
 use crate::config::Config;
@@ -267,6 +269,13 @@ impl Checkpoint {
     /// Pins all files in memory, reading what is not there yet.
     fn lock(&self) -> std::io::Result<()> {
         self.maps.iter().try_for_each(Map::lock)
+    }
+
+    /// Lets all pages of all files go from this process's memory.
+    fn release_all(&self) {
+        for map in &self.maps {
+            map.release(0..map.bytes().len());
+        }
     }
 
     /// What the file calls the tensor of one part, for sentences.

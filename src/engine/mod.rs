@@ -18,8 +18,8 @@ use crate::checkpoint::{Checkpoint, Quant, Relay, Weights};
 use crate::config::Config;
 pub use crate::config::placement::{Placement, PolicyName, Slots};
 use crate::error::{Error, Result};
-use crate::experts::ExpertStore;
 pub use crate::experts::StoreStats;
+use crate::experts::{ExpertStore, Wrap};
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
@@ -133,6 +133,16 @@ impl Engine {
 
     /// The same for a checkpoint that is open already.
     pub fn with(checkpoint: Checkpoint, options: &Options, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
+        Engine::with_tier(checkpoint, options, &|files| files, progress)
+    }
+
+    /// The same, with another tier before the model's files where experts are kept in slots.
+    pub fn with_tier(
+        checkpoint: Checkpoint,
+        options: &Options,
+        tier: &Wrap<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Engine> {
         let checkpoint = Arc::new(checkpoint);
         let config = checkpoint.config.clone();
         let mut notes = config.notes.clone();
@@ -148,9 +158,13 @@ impl Engine {
         if options.check {
             checkpoint.check_finite(&|n, job| host.pool.run(n, job), progress)?;
         }
-        let weights =
-            Weights::load(checkpoint, options.quant, options.relay, &|n, job| host.pool.run(n, job), progress)?;
-        let experts = ExpertStore::open(&config, &weights, &placement)?;
+        let load = match placement.slots {
+            Some(_) => Weights::load_dense,
+            None => Weights::load,
+        };
+        let weights = load(checkpoint, options.quant, options.relay, &|n, job| host.pool.run(n, job), progress)?;
+        let experts = ExpertStore::with_tier(&config, &weights, &placement, tier)?;
+        notes.extend_from_slice(experts.notes());
         if options.lock {
             notes.extend(pin::pin(&weights, &experts, &placement));
         }

@@ -52,10 +52,9 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
             break;
         }
         let now: Vec<&Group> = here.iter().map(|here| &groups[here.place]).collect();
-        let places: Vec<usize> = here.iter().map(|here| here.place).collect();
-        let done = compute(host, &here, &now, x);
-        for (place, done) in places.into_iter().zip(done) {
-            y[place] = done;
+        let weights: Vec<Expert<'_>> = here.iter().map(Here::expert).collect();
+        for (here, done) in here.iter().zip(compute(host, &weights, &now, x)) {
+            y[here.place] = done;
         }
     }
 
@@ -76,16 +75,16 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
 }
 
 /// Some experts at hand: for each its outputs, `[its tokens, width]`.
-fn compute(host: &Host, experts: &[Here<'_>], groups: &[&Group], x: &Activations) -> Vec<Vec<f32>> {
+fn compute(host: &Host, experts: &[Expert<'_>], groups: &[&Group], x: &Activations) -> Vec<Vec<f32>> {
     let input = |g: &&Group| if g.tokens.len() == x.t() { Cow::Borrowed(x) } else { Cow::Owned(x.gather(&g.tokens)) };
     let inputs: Vec<_> = groups.iter().map(input).collect();
-    let (neurons, width) = (experts[0].expert.gate.len(), x.width());
+    let (neurons, width) = (experts[0].gate.len(), x.width());
 
     let mut h: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * neurons]).collect();
     // As few cuts as keep the cores busy: an expert read in long runs comes a tenth faster.
     let size = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
     host.timed(Share::Gate, || {
-        host.pool.grid(&mut h, neurons, size, |e, range, h| fire(host, &experts[e].expert, &inputs[e], range, h));
+        host.pool.grid(&mut h, neurons, size, |e, range, h| fire(host, &experts[e], &inputs[e], range, h));
     });
 
     let round = |(h, g): (&Vec<f32>, &&Group)| Activations::new(host.isa, h, g.tokens.len(), neurons);
@@ -95,7 +94,7 @@ fn compute(host: &Host, experts: &[Here<'_>], groups: &[&Group], x: &Activations
     let cuts = (2 * host.pool.width()).div_ceil(groups.len());
     let size = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
     host.timed(Share::Down, || {
-        host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].expert.down, &h[e], range, y));
+        host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].down, &h[e], range, y));
     });
     y
 }

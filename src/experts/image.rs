@@ -3,14 +3,13 @@
 //! From a packed file an expert is one run. In other files its matrices lie apart and begin anywhere: the pages around
 //! them are read, one range after the other into the slot, and the image remembers where each matrix begins.
 
-#![expect(dead_code, reason = "slots come next")]
-
 use super::{Down, Expert, ExpertId};
-use crate::checkpoint::{Checkpoint, DownOrder, Kind, Part};
+use crate::checkpoint::{ALIGNED, Checkpoint, DownOrder, Kind, Part};
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// What unbuffered reads are aligned to, in files and in memory.
-pub const PAGE: usize = 4096;
+pub const PAGE: usize = ALIGNED;
 
 /// Some pages of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +37,7 @@ pub struct Image {
 
 impl Image {
     /// Views of the three matrices in the bytes of a slot.
-    pub fn view<'a>(&self, order: DownOrder, slot: &'a [u8]) -> Expert<'a> {
+    fn view<'a>(&self, order: DownOrder, slot: &'a [u8]) -> Expert<'a> {
         let [gate, up, down] = &self.parts;
         let bytes = |(kind, at): &(Kind, usize)| &slot[*at..at + kind.bytes()];
         Expert { gate: gate.0.view(bytes(gate)), up: up.0.view(bytes(up)), down: Down::of(order, &down.0, bytes(down)) }
@@ -82,6 +81,7 @@ pub struct Images {
     per_layer: usize,
     order: DownOrder,
     slot_bytes: usize,
+    files: Vec<PathBuf>,
 }
 
 impl Images {
@@ -110,7 +110,22 @@ impl Images {
             }
         }
         let slot_bytes = images.iter().map(|image| image.bytes).max().unwrap_or(PAGE);
-        Images { images, per_layer: config.experts, order: checkpoint.down, slot_bytes }
+        let files = checkpoint.files().iter().map(|(path, _)| path.clone()).collect();
+        Images { images, per_layer: config.experts, order: checkpoint.down, slot_bytes, files }
+    }
+
+    /// Experts of three matrices of `bytes` each, one after the other in a file, for tests of what is above.
+    #[cfg(test)]
+    pub fn plain(layers: usize, per_layer: usize, bytes: usize) -> Images {
+        let kind =
+            Kind { format: kernels::Format::F32, form: crate::checkpoint::Form::FILE, rows: bytes / 128, width: 32 };
+        let image = |i: usize| {
+            let at = |part: usize| ((3 * i + part) * bytes) as u64;
+            Image::of([0, 1, 2].map(|part| (kind, 0, at(part)..at(part + 1))))
+        };
+        let images: Vec<Image> = (0..layers * per_layer).map(image).collect();
+        let slot_bytes = images.iter().map(|image| image.bytes).max().unwrap_or(PAGE);
+        Images { images, per_layer, order: DownOrder::ByNeuron, slot_bytes, files: vec![PathBuf::from("plain")] }
     }
 
     /// Bytes that hold any of them: whole pages.
@@ -135,12 +150,63 @@ impl Images {
         &self.images[self.index(id)]
     }
 
-    pub fn order(&self) -> DownOrder {
-        self.order
+    /// Views of an expert in the bytes of its slot.
+    pub fn view<'a>(&self, id: ExpertId, slot: &'a [u8]) -> Expert<'a> {
+        self.image(id).view(self.order, slot)
+    }
+
+    /// Where an expert lies, for sentences.
+    pub fn place(&self, id: ExpertId) -> String {
+        let ExpertId { layer, index } = id;
+        let extents = self.image(id).extents.iter();
+        let place = |e: &Extent| {
+            let (start, end) = (e.offset, e.offset + e.needed as u64);
+            format!("bytes {start}..{end} of {}", self.files[e.file].display())
+        };
+        let places: Vec<String> = extents.map(place).collect();
+        format!("expert {index} of layer {layer} ({})", places.join(", "))
     }
 }
 
 /// Bytes one slot takes for this model.
 pub fn slot_bytes(checkpoint: &Checkpoint, verify: bool) -> usize {
     Images::of(checkpoint, verify).slot_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Form;
+    use kernels::Format;
+
+    /// Rows of 32 f32: 128 bytes each.
+    fn kind(bytes: usize) -> Kind {
+        Kind { format: Format::F32, form: Form::FILE, rows: bytes / 128, width: 32 }
+    }
+
+    fn extent(file: usize, offset: u64, bytes: usize, needed: usize) -> Extent {
+        Extent { file, offset, bytes, needed }
+    }
+
+    #[test]
+    fn a_run_is_one_extent() {
+        let part = |at: u64| (kind(4096), 0, at..at + 4096);
+        let image = Image::of([part(8192), part(12288), part(16384)]);
+        assert_eq!(image.extents, [extent(0, 8192, 12288, 12288)]);
+        assert_eq!(image.parts.map(|(_, at)| at), [0, 4096, 8192]);
+        assert_eq!(image.bytes, 12288);
+    }
+
+    #[test]
+    fn matrices_apart_are_read_with_the_pages_around_them() {
+        // Gate of file 1, up before down in file 0, these two in pages that touch.
+        let image = Image::of([(kind(256), 1, 4000..4256), (kind(8192), 0, 100..8292), (kind(128), 0, 12288..12416)]);
+        assert_eq!(image.extents, [extent(0, 0, 16384, 12416), extent(1, 0, 8192, 4256)]);
+        assert_eq!(image.parts.map(|(_, at)| at), [16384 + 4000, 100, 12288]);
+        assert_eq!(image.bytes, 24576);
+        // A page between them is not read.
+        let image = Image::of([(kind(128), 0, 0..128), (kind(128), 0, 9000..9128), (kind(128), 0, 128..256)]);
+        assert_eq!(image.extents, [extent(0, 0, 4096, 256), extent(0, 8192, 4096, 936)]);
+        assert_eq!(image.parts.map(|(_, at)| at), [0, 4096 + 808, 128]);
+    }
 }

@@ -5,14 +5,18 @@
 
 mod ffn;
 mod image;
+mod loader;
 pub mod policy;
+mod schedule;
+mod slots;
 mod stats;
 mod store;
+pub mod tier;
 
 pub use ffn::{WAVE_TOKENS, mixture};
 pub use image::slot_bytes;
 pub use stats::StoreStats;
-pub use store::{Arrivals, ExpertStore, Here, Step, least_slots};
+pub use store::{Arrivals, ExpertStore, Here, Step, Wrap, least_slots};
 
 use crate::checkpoint::{DownOrder, Kind};
 use kernels::{Rows, Tiles};
@@ -25,6 +29,7 @@ pub struct ExpertId {
 }
 
 /// Views of one expert's three matrices. `gate` and `up` have one row of `width` weights per neuron.
+#[derive(Clone, Copy)]
 pub struct Expert<'a> {
     pub gate: Rows<'a>,
     pub up: Rows<'a>,

@@ -1,5 +1,7 @@
 //! What a store has done so far.
 
+use std::time::Instant;
+
 /// Counts since the store was opened. Two snapshots are subtracted with [`StoreStats::since`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StoreStats {
@@ -56,5 +58,87 @@ impl StoreStats {
             hidden: self.hidden - earlier.hidden,
             layer_bytes: self.layer_bytes.iter().enumerate().map(|(l, bytes)| bytes - before(l)).collect(),
         }
+    }
+}
+
+/// Counts while the store works.
+pub struct Meter {
+    stats: StoreStats,
+    /// Up to when the clocks are right.
+    at: Instant,
+    reading: usize,
+    waiting: usize,
+}
+
+impl Meter {
+    pub fn new(layers: usize) -> Meter {
+        let stats = StoreStats { layer_bytes: vec![0; layers], ..StoreStats::default() };
+        Meter { stats, at: Instant::now(), reading: 0, waiting: 0 }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        let passed = (now - self.at).as_secs_f64();
+        self.at = now;
+        if self.reading > 0 {
+            self.stats.busy += passed;
+        }
+        if self.waiting > 0 {
+            self.stats.waited += passed;
+        }
+        if self.reading > 0 && self.waiting == 0 {
+            self.stats.hidden += passed;
+        }
+    }
+
+    /// A read begins, or ends.
+    pub fn begin(&mut self) {
+        self.tick();
+        self.reading += 1;
+    }
+
+    pub fn end(&mut self) {
+        self.tick();
+        self.reading -= 1;
+    }
+
+    /// The computation begins to wait, or goes on.
+    pub fn wait(&mut self) {
+        self.tick();
+        self.waiting += 1;
+    }
+
+    pub fn go_on(&mut self) {
+        self.tick();
+        self.waiting -= 1;
+    }
+
+    /// So many bytes of a layer came in one read.
+    pub fn read(&mut self, layer: u16, bytes: usize) {
+        self.stats.reads += 1;
+        self.stats.bytes_read += bytes as u64;
+        self.stats.layer_bytes[layer as usize] += bytes as u64;
+    }
+
+    /// A read is repeated.
+    pub fn again(&mut self) {
+        self.stats.retries += 1;
+    }
+
+    pub fn evicted(&mut self) {
+        self.stats.evictions += 1;
+    }
+
+    /// An expert was given to a step; `fresh`: it had to be read.
+    pub fn given(&mut self, fresh: bool) {
+        match fresh {
+            true => self.stats.misses += 1,
+            false => self.stats.hits += 1,
+        }
+    }
+
+    pub fn stats(&mut self, slots: usize, resident: usize) -> StoreStats {
+        self.tick();
+        StoreStats { slots, resident, ..self.stats.clone() }
     }
 }

@@ -1,106 +1,289 @@
 //! The store: experts where the weights lie, or some of them in slots and the others on the disk.
 
+use super::image::{Images, PAGE};
+use super::loader::{self, Loaders};
+use super::policy::{self, Shape};
+use super::schedule::Found;
+use super::slots::{Pin, Slots};
+use super::tier::{FileTier, Tier};
 use super::{Down, Expert, ExpertId, StoreStats};
 use crate::checkpoint::{DownOrder, Matrix, Part, Weights};
 use crate::config::Config;
-use crate::config::placement::Placement;
+use crate::config::placement::{self, Placement};
 use crate::error::{Error, Result};
+use std::sync::Arc;
 
 /// Slots below which a model does not run: a token's experts of one layer, and two on their way.
 pub fn least_slots(config: &Config) -> usize {
     (config.active + 2).min(config.layers.len() * config.experts)
 }
 
+/// Puts another tier before the one of the model's files, which it is given.
+pub type Wrap<'a> = dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier> + 'a;
+
 /// All experts of a model.
 pub struct ExpertStore {
+    held: Held,
+    notes: Vec<String>,
+}
+
+enum Held {
+    Lying(Lying),
+    InSlots(Loaders),
+}
+
+/// Every expert where the weights lie.
+struct Lying {
     /// `[layer * experts + index]`: gate, up, down.
-    lying: Vec<[Matrix; 3]>,
+    experts: Vec<[Matrix; 3]>,
     per_layer: usize,
     down: DownOrder,
 }
 
-impl ExpertStore {
-    pub fn open(config: &Config, weights: &Weights, placement: &Placement) -> Result<ExpertStore> {
-        if placement.slots.is_some() {
-            return Err(Error::Usage("experts cannot be kept in slots yet".into()));
-        }
-        let mut lying = Vec::with_capacity(config.layers.len() * config.experts);
+impl Lying {
+    fn new(config: &Config, weights: &Weights) -> Lying {
+        let mut experts = Vec::with_capacity(config.layers.len() * config.experts);
         for layer in 0..config.layers.len() as u16 {
             for index in 0..config.experts as u16 {
                 let parts = [Part::Gate(layer, index), Part::Up(layer, index), Part::Down(layer, index)];
-                lying.push(parts.map(|part| weights.matrix(part)));
+                experts.push(parts.map(|part| weights.matrix(part)));
             }
         }
-        Ok(ExpertStore { lying, per_layer: config.experts, down: weights.down() })
+        Lying { experts, per_layer: config.experts, down: weights.down() }
     }
 
-    /// Begins a step of the forward pass over so many tokens; it ends when it is dropped.
-    pub fn step(&self, _tokens: usize) -> Step<'_> {
-        Step { store: self }
+    fn expert(&self, id: ExpertId) -> Expert<'_> {
+        let [gate, up, down] = &self.experts[id.layer as usize * self.per_layer + id.index as usize];
+        Expert { gate: gate.rows(), up: up.rows(), down: Down::of(self.down, &down.kind(), down.bytes()) }
+    }
+}
+
+impl ExpertStore {
+    /// With slots, `weights` are those of [`Weights::load_dense`]: the store reads experts from the files.
+    ///
+    /// Fails with `Error::Infeasible` below [`least_slots`], and where memory, threads or files cannot be had.
+    pub fn open(config: &Config, weights: &Weights, placement: &Placement) -> Result<ExpertStore> {
+        ExpertStore::with_tier(config, weights, placement, &|files| files)
+    }
+
+    /// The same, with another tier before the model's files.
+    pub fn with_tier(
+        config: &Config,
+        weights: &Weights,
+        placement: &Placement,
+        wrap: &Wrap<'_>,
+    ) -> Result<ExpertStore> {
+        let Some(asked) = &placement.slots else {
+            return Ok(ExpertStore { held: Held::Lying(Lying::new(config, weights)), notes: vec![] });
+        };
+        check(config, asked)?;
+        let checkpoint = weights.checkpoint();
+        let mut notes = vec![];
+        if asked.verify && checkpoint.packed().is_none() {
+            notes.push("experts are not verified as they are read: only a packed file holds their hashes".into());
+        }
+        let images = Arc::new(Images::of(checkpoint, asked.verify));
+        let count = asked.count.min(images.len());
+        let shape = Shape { layers: config.layers.len(), experts: config.experts, active: config.active, slots: count };
+        let mut slots = Slots::new(images.clone(), count, policy::policy(asked.policy, shape))?;
+        let (files, said) = FileTier::open(checkpoint, images, slots.first_page(PAGE))?;
+        notes.extend(said);
+        let loaders = Loaders::start(Arc::new(slots), wrap(Arc::new(files)), asked.loaders)?;
+        Ok(ExpertStore { held: Held::InSlots(loaders), notes })
+    }
+
+    /// Fallbacks that were taken, with their cost, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Bytes of memory for slots.
     pub fn slots_bytes(&self) -> u64 {
-        0
+        match &self.held {
+            Held::Lying(_) => 0,
+            Held::InSlots(loaders) => loaders.slots.bytes() as u64,
+        }
     }
 
     /// Pins the slots in memory. Errors as the system gives them.
     pub fn lock(&self) -> std::io::Result<()> {
-        Ok(())
+        match &self.held {
+            Held::Lying(_) => Ok(()),
+            Held::InSlots(loaders) => loaders.slots.lock_memory(),
+        }
+    }
+
+    /// Begins a step of the forward pass over so many tokens; it ends when it is dropped.
+    pub fn step(&self, tokens: usize) -> Step<'_> {
+        let turn = match &self.held {
+            Held::Lying(_) => 0,
+            Held::InSlots(loaders) => loaders.slots.lock().begin(tokens),
+        };
+        Step { store: self, turn }
     }
 
     /// What was done so far; `None` where no expert ever has to be read.
     pub fn stats(&self) -> Option<StoreStats> {
-        None
+        match &self.held {
+            Held::Lying(_) => None,
+            Held::InSlots(loaders) => Some(loaders.slots.lock().stats()),
+        }
     }
+}
 
-    fn lying(&self, id: ExpertId) -> Expert<'_> {
-        let [gate, up, down] = &self.lying[id.layer as usize * self.per_layer + id.index as usize];
-        Expert { gate: gate.rows(), up: up.rows(), down: Down::of(self.down, &down.kind(), down.bytes()) }
+fn check(config: &Config, asked: &placement::Slots) -> Result<()> {
+    let least = least_slots(config);
+    if asked.count < least {
+        return Err(Error::Infeasible(format!(
+            "{} slots for experts are {} too few: this model needs at least {least} at a time",
+            asked.count,
+            least - asked.count
+        )));
     }
+    if !(1..=loader::MOST).contains(&asked.loaders) {
+        return Err(Error::Usage(format!("expected 1 to {} loader threads, found {}", loader::MOST, asked.loaders)));
+    }
+    Ok(())
 }
 
 /// What one step of the forward pass asks of the store.
 pub struct Step<'s> {
     store: &'s ExpertStore,
+    /// Its number in the schedule, where there are slots.
+    turn: usize,
 }
 
-impl<'s> Step<'s> {
-    /// Says what will be needed next. Returns at once. May change speed, never a result.
-    pub fn prefetch(&self, _ids: &[ExpertId]) {}
+impl Step<'_> {
+    /// Says what will be asked for next, in this order; what was said before no longer counts. Returns at once. May change
+    /// speed, never a result.
+    pub fn prefetch(&self, ids: &[ExpertId]) {
+        if let Held::InSlots(loaders) = &self.store.held {
+            let mut schedule = loaders.slots.lock();
+            schedule.prefetch(self.turn, ids);
+            if schedule.is_waiting() {
+                loaders.slots.call(loaders.count());
+            }
+        }
+    }
 
     /// Says what may be needed in later layers: a hint for whom to keep. May change speed, never a result.
-    pub fn expect(&self, _ids: &[ExpertId]) {}
+    pub fn expect(&self, ids: &[ExpertId]) {
+        if let Held::InSlots(loaders) = &self.store.held {
+            loaders.slots.lock().expect(ids);
+        }
+    }
 
     /// Asks for experts, each once.
     pub fn ready<'a>(&'a self, ids: &'a [ExpertId]) -> Arrivals<'a> {
-        Arrivals { store: self.store, ids, given: 0 }
+        if let Held::InSlots(loaders) = &self.store.held {
+            let mut schedule = loaders.slots.lock();
+            ids.iter().for_each(|&id| schedule.want(self.turn, loaders.slots.images.index(id)));
+            if schedule.is_waiting() {
+                loaders.slots.call(loaders.count());
+            }
+        }
+        Arrivals { step: self, ids, pending: (0..ids.len()).collect() }
+    }
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        if let Held::InSlots(loaders) = &self.store.held {
+            let mut schedule = loaders.slots.lock();
+            schedule.end(self.turn);
+            if schedule.is_waiting() {
+                loaders.slots.call(1);
+            }
+        }
     }
 }
 
 /// Experts that were asked for, in order of arrival.
 pub struct Arrivals<'a> {
-    store: &'a ExpertStore,
+    step: &'a Step<'a>,
     ids: &'a [ExpertId],
-    given: usize,
+    /// Places in `ids` that were not given yet.
+    pending: Vec<usize>,
 }
 
 impl Arrivals<'_> {
     /// All that are at hand and were not given before, and where they stand in the list that was asked for: at least one,
     /// waiting if need be, unless all were given. They stay at hand while this is held, which should not be long: others
-    /// may wait for their places.
+    /// may wait for their slots.
     ///
     /// Errors when one of them cannot be had; the others can be asked for again.
     pub fn take(&mut self) -> Result<Vec<Here<'_>>> {
-        let rest = self.given..self.ids.len();
-        self.given = self.ids.len();
-        Ok(rest.map(|place| Here { place, expert: self.store.lying(self.ids[place]) }).collect())
+        let (ids, turn) = (self.ids, self.step.turn);
+        let slots = match &self.step.store.held {
+            Held::Lying(lying) => {
+                let here = |place| Here { place, lies: Lies::InWeights(lying.expert(ids[place])) };
+                return Ok(self.pending.drain(..).map(here).collect());
+            }
+            Held::InSlots(loaders) => &loaders.slots,
+        };
+        let (mut found, mut failed) = (Vec::with_capacity(self.pending.len()), None);
+        let mut schedule = slots.lock();
+        loop {
+            self.pending.retain(|&place| match schedule.look(turn, slots.images.index(ids[place])) {
+                Found::Here(slot) => {
+                    found.push((place, slot));
+                    false
+                }
+                Found::NotYet => true,
+                Found::Failed(error) => {
+                    failed = failed.take().or(Some(error));
+                    false
+                }
+            });
+            if !found.is_empty() || failed.is_some() || self.pending.is_empty() {
+                break;
+            }
+            schedule = slots.wait(schedule);
+        }
+        drop(schedule); // pins are let go under the same lock
+        let here =
+            |(place, slot): (usize, usize)| Here { place, lies: Lies::InSlot(slots.pin(ids[place], slot), ids[place]) };
+        let here = found.into_iter().map(here).collect();
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(here),
+        }
     }
 }
 
-/// An expert that is at hand.
+impl Drop for Arrivals<'_> {
+    fn drop(&mut self) {
+        if let Held::InSlots(loaders) = &self.step.store.held
+            && !self.pending.is_empty()
+        {
+            let mut schedule = loaders.slots.lock();
+            for &place in &self.pending {
+                schedule.unwant(loaders.slots.images.index(self.ids[place]));
+            }
+            if schedule.is_waiting() {
+                loaders.slots.call(1);
+            }
+        }
+    }
+}
+
+/// An expert that is at hand, for as long as this is held.
 pub struct Here<'a> {
     /// Index into the list that was asked for.
     pub place: usize,
-    pub expert: Expert<'a>,
+    lies: Lies<'a>,
+}
+
+enum Lies<'a> {
+    InWeights(Expert<'a>),
+    InSlot(Pin<'a>, ExpertId),
+}
+
+impl Here<'_> {
+    pub fn expert(&self) -> Expert<'_> {
+        match &self.lies {
+            Lies::InWeights(expert) => *expert,
+            Lies::InSlot(pin, id) => pin.images().view(*id, pin.bytes()),
+        }
+    }
 }

@@ -102,7 +102,7 @@ impl Model {
         let width = self.embedding.width();
         let mut x = vec![0f32; tokens.len() * width];
         for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(width)) {
-            self.embedding.rows().decode_row(token as usize, x);
+            self.embedding.decode_row(token as usize, x)?;
         }
         tensor(x, width)
     }

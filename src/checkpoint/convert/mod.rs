@@ -6,7 +6,7 @@
 pub(super) mod jobs;
 
 use super::catalogue::part_bytes;
-use super::{Checkpoint, DownOrder, Form, Kind, Part, Stored};
+use super::{Checkpoint, DownOrder, Form, Kind, Part, Reader, Stored};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use jobs::{JOB_WEIGHTS, Job, add_jobs, not_finite, run};
@@ -96,8 +96,26 @@ pub enum Relay {
 #[derive(Clone, Debug)]
 struct Place {
     kind: Kind,
-    /// In the arena; `None`: in the map.
-    arena: Option<Range<usize>>,
+    lies: Lies,
+}
+
+#[derive(Clone, Debug)]
+enum Lies {
+    /// In the mapped file.
+    Map,
+    /// In memory of our own.
+    Arena(Range<usize>),
+    /// In the file alone: rows are read as they are asked for.
+    File,
+}
+
+impl Place {
+    fn arena(&self) -> Option<&Range<usize>> {
+        match &self.lies {
+            Lies::Arena(range) => Some(range),
+            _ => None,
+        }
+    }
 }
 
 /// What the weights of a model take, in bytes: computed from headers, before anything is loaded.
@@ -121,6 +139,8 @@ pub struct Weights {
     /// By `Config::part_index`.
     places: Vec<Place>,
     mapped_bytes: u64,
+    /// What is read row by row.
+    on_disk: Option<Arc<Reader>>,
 }
 
 /// One matrix of the loaded weights (a norm is one row). Cheap to clone; keeps the weights alive.
@@ -130,6 +150,7 @@ pub struct Matrix {
     arena: Arc<Arena>,
     part: Part,
     place: Place,
+    on_disk: Option<Arc<Reader>>,
 }
 
 /// Memory for what is rounded: pages of zeros until they are written, huge ones where the system has them, since those
@@ -158,8 +179,8 @@ impl Arena {
 impl Weights {
     /// Loads every part, rounded to `quant` (`None`: [`Quant::default_for`]).
     ///
-    /// `progress(done, total)` counts bytes of the files while weights are converted; it is not called when all stay as
-    /// they lie. Fails where rows are no whole blocks of the chosen format, where a weight is not finite or too large for
+    /// `progress(done, total)` counts bytes of the files while weights are converted or copied; it is not called when all
+    /// stay as they lie. Fails where rows are no whole blocks of the chosen format, where a weight is not finite or too large for
     /// it, and where memory is short.
     pub fn load(
         checkpoint: Arc<Checkpoint>,
@@ -168,31 +189,67 @@ impl Weights {
         spread: &Spread<'_>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Weights> {
-        let quant = quant.unwrap_or_else(|| Quant::default_for(&checkpoint));
-        let (places, size) = plan(&checkpoint, quant, relay)?;
+        let (places, size) = plan(&checkpoint, quant, relay, Experts::Loaded)?;
+        Weights::fill(checkpoint, places, size, spread, progress)
+    }
+
+    /// Loads every part outside the experts into memory of our own, for a store that reads experts as they are needed; an
+    /// embedding that is no head stays in its file, and its rows are read one by one. Nothing stays mapped in memory.
+    ///
+    /// Fails as [`Weights::load`] does, and where experts would have to be rounded.
+    pub fn load_dense(
+        checkpoint: Arc<Checkpoint>,
+        quant: Option<Quant>,
+        relay: Relay,
+        spread: &Spread<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Weights> {
+        let (places, size) = plan(&checkpoint, quant, relay, Experts::Read)?;
+        let mut weights = Weights::fill(checkpoint, places, size, spread, progress)?;
+        let embedding = &weights.places[index(&weights.checkpoint.config, Part::Embedding)];
+        if matches!(embedding.lies, Lies::File) {
+            let (file, _) = weights.checkpoint.place(Part::Embedding);
+            weights.on_disk = Some(Arc::new(weights.checkpoint.buffered(file)?));
+        }
+        weights.mapped_bytes = 0;
+        weights.checkpoint.release_all();
+        Ok(weights)
+    }
+
+    fn fill(
+        checkpoint: Arc<Checkpoint>,
+        places: Vec<Place>,
+        size: usize,
+        spread: &Spread<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Weights> {
         let mut arena = Arena::new(size)?;
         if let Some(map) = &mut arena.0 {
             fill(&checkpoint, &places, map, spread, progress)?;
         }
-        let mapped = |part: &Part| places[index(&checkpoint.config, *part)].arena.is_none();
+        let mapped = |part: &Part| matches!(places[index(&checkpoint.config, *part)].lies, Lies::Map);
         let own_head = |part: &Part| !(checkpoint.config.tied && *part == Part::Head);
         let bytes = |part| checkpoint.stored(part).bytes.len() as u64;
         let mapped_bytes = checkpoint.parts().filter(mapped).filter(own_head).map(bytes).sum();
-        Ok(Weights { checkpoint, arena: Arc::new(arena), places, mapped_bytes })
+        Ok(Weights { checkpoint, arena: Arc::new(arena), places, mapped_bytes, on_disk: None })
+    }
+
+    /// The files the weights come from.
+    pub fn checkpoint(&self) -> &Arc<Checkpoint> {
+        &self.checkpoint
     }
 
     /// What [`Weights::load`] would take, with every expert.
     pub fn sizes(checkpoint: &Checkpoint, quant: Option<Quant>, relay: Relay) -> Result<Sizes> {
         const PAGE: u64 = 4096;
         let config = &checkpoint.config;
-        let quant = quant.unwrap_or_else(|| Quant::default_for(checkpoint));
-        let (places, owned) = plan(checkpoint, quant, relay)?;
+        let (places, owned) = plan(checkpoint, quant, relay, Experts::Loaded)?;
         let mut sizes = Sizes { owned: owned as u64, experts_as_stored: true, ..Sizes::default() };
         for part in checkpoint.parts().filter(|part| !(config.tied && *part == Part::Head)) {
             let place = &places[index(config, part)];
             let bytes = place.kind.bytes() as u64;
             let expert = matches!(part, Part::Gate(..) | Part::Up(..) | Part::Down(..));
-            if place.arena.is_none() {
+            if place.arena().is_none() {
                 sizes.mapped += bytes;
                 sizes.edges += PAGE;
             } else if expert {
@@ -218,7 +275,8 @@ impl Weights {
     /// One part. Panics for a layer or expert the config does not have.
     pub fn matrix(&self, part: Part) -> Matrix {
         let place = self.places[index(&self.checkpoint.config, part)].clone();
-        Matrix { checkpoint: self.checkpoint.clone(), arena: self.arena.clone(), part, place }
+        let on_disk = self.on_disk.clone().filter(|_| matches!(place.lies, Lies::File));
+        Matrix { checkpoint: self.checkpoint.clone(), arena: self.arena.clone(), part, place, on_disk }
     }
 
     /// How `down` matrices lie, unless they are re-laid ([`Matrix::tiles`]).
@@ -277,10 +335,33 @@ impl Matrix {
         self.place.kind.width
     }
 
+    /// The numbers of one row as f32; `out` has the width. Errors where the row has to be read and cannot be.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        let Some(reader) = &self.on_disk else {
+            self.rows().decode_row(row, out);
+            return Ok(());
+        };
+        let len = self.place.kind.row_bytes();
+        let mut bytes = vec![0u8; len];
+        let offset = self.checkpoint.place(self.part).1.start + (row * len) as u64;
+        let what = || {
+            let (file, name) = (reader.path().display(), self.checkpoint.tensor_name(self.part));
+            format!("{file}: row {row} of tensor {name} ({len} bytes from byte {offset})")
+        };
+        match reader.read(offset, &mut bytes) {
+            Ok(n) if n == len => self.place.kind.view(&bytes).decode_row(0, out),
+            Ok(_) => return Err(Error::Runtime(format!("{} is not there: the file was cut short meanwhile", what()))),
+            Err(e) => return Err(Error::Runtime(format!("{} cannot be read: {e}", what()))),
+        }
+        Ok(())
+    }
+
+    /// Where the numbers lie. Panics for an embedding that stays in its file: ask for its rows.
     pub fn bytes(&self) -> &[u8] {
-        match &self.place.arena {
-            Some(range) => &self.arena.bytes()[range.clone()],
-            None => self.checkpoint.stored(self.part).bytes,
+        match &self.place.lies {
+            Lies::Arena(range) => &self.arena.bytes()[range.clone()],
+            Lies::Map => self.checkpoint.stored(self.part).bytes,
+            Lies::File => panic!("{:?} stays in its file", self.part),
         }
     }
 }
@@ -292,9 +373,17 @@ fn index(config: &Config, part: Part) -> usize {
 /// A boundary that no load of 64 bytes crosses.
 const ALIGNMENT: usize = 64;
 
-/// Where each part will be, and the size of the arena.
-fn plan(checkpoint: &Checkpoint, quant: Quant, relay: Relay) -> Result<(Vec<Place>, usize)> {
+/// Whether experts are loaded with everything else, or read by a store as they are needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Experts {
+    Loaded,
+    Read,
+}
+
+/// Where each part will be, and the size of the arena. `quant` as for [`Weights::load`].
+fn plan(checkpoint: &Checkpoint, quant: Option<Quant>, relay: Relay, experts: Experts) -> Result<(Vec<Place>, usize)> {
     let config = &checkpoint.config;
+    let quant = quant.unwrap_or_else(|| Quant::default_for(checkpoint));
     let mut places: Vec<Option<Place>> = vec![None; config.part_count()];
     let mut size = 0usize;
     for part in config.parts() {
@@ -302,25 +391,46 @@ fn plan(checkpoint: &Checkpoint, quant: Quant, relay: Relay) -> Result<(Vec<Plac
             places[index(config, Part::Embedding)].clone().expect("the embedding comes first")
         } else {
             let stored = checkpoint.stored(part);
+            let relay = if experts == Experts::Read { Relay::Rounded } else { relay };
             let (format, form) = target(&stored, part, checkpoint.down, quant, relay);
             let same = (format, form) == (stored.format, stored.form);
             let kind = Kind { format, form, rows: stored.rows, width: stored.width };
-            let mut place = Place { kind, arena: None };
-            if !same {
-                let bytes = part_bytes(config, part, checkpoint.down, format).map_err(|e| {
-                    let name = checkpoint.tensor_name(part);
-                    Error::Model(format!("tensor {name} cannot be rounded to {quant}: {e}; choose f16 or none"))
-                })?;
-                let end = usize::try_from(bytes).ok().and_then(|bytes| size.checked_add(bytes));
-                let end = end.ok_or_else(|| Error::Memory("the weights do not fit in any memory".into()))?;
-                place.arena = Some(size..end);
-                size = end.next_multiple_of(ALIGNMENT);
-            }
-            place
+            let lies = match (experts, part) {
+                (Experts::Read, Part::Gate(..) | Part::Up(..) | Part::Down(..)) if same => Lies::Map,
+                (Experts::Read, Part::Gate(..) | Part::Up(..) | Part::Down(..)) => {
+                    return Err(read_as_stored(checkpoint, part, quant));
+                }
+                (Experts::Read, Part::Embedding) if same && !config.tied => Lies::File,
+                (Experts::Loaded, _) if same => Lies::Map,
+                _ => {
+                    let bytes = part_bytes(config, part, checkpoint.down, format).map_err(|e| {
+                        let name = checkpoint.tensor_name(part);
+                        Error::Model(format!("tensor {name} cannot be rounded to {quant}: {e}; choose f16 or none"))
+                    })?;
+                    let end = usize::try_from(bytes).ok().and_then(|bytes| size.checked_add(bytes));
+                    let end = end.ok_or_else(|| Error::Memory("the weights do not fit in any memory".into()))?;
+                    let range = size..end;
+                    size = end.next_multiple_of(ALIGNMENT);
+                    Lies::Arena(range)
+                }
+            };
+            Place { kind, lies }
         };
         places[index(config, part)] = Some(place);
     }
     Ok((places.into_iter().map(|p| p.expect("parts() yields every index")).collect(), size))
+}
+
+/// Why experts cannot be read as they are needed.
+fn read_as_stored(checkpoint: &Checkpoint, part: Part, quant: Quant) -> Error {
+    Error::Usage(format!(
+        "{}: experts that do not all fit in memory are read from the file as they are stored, but tensor {} is {} and would \
+         have to be rounded to {quant} each time; pack the model first (`thermocline pack`, or no --no-pack), or choose \
+         --quant none",
+        checkpoint.file_of(part).display(),
+        checkpoint.tensor_name(part),
+        checkpoint.stored(part).format,
+    ))
 }
 
 /// The format and form one part is loaded in.
@@ -361,7 +471,7 @@ fn fill(
     let config = &checkpoint.config;
     let own = |part: &Part| !(config.tied && *part == Part::Head);
     let parts: Vec<Part> =
-        checkpoint.parts().filter(own).filter(|part| places[index(config, *part)].arena.is_some()).collect();
+        checkpoint.parts().filter(own).filter(|part| places[index(config, *part)].arena().is_some()).collect();
     let size = |part: &Part| checkpoint.stored(*part).bytes.len() as u64;
     let total: u64 = parts.iter().map(size).sum();
     let (mut done, mut rest, mut at) = (0, arena, 0);
@@ -370,7 +480,7 @@ fn fill(
     parts.iter().take(AHEAD).for_each(expect);
     for (i, part) in parts.iter().enumerate() {
         let place = &places[index(config, *part)];
-        let range = place.arena.clone().expect("filtered above");
+        let range = place.arena().cloned().expect("filtered above");
         let (_, from) = std::mem::take(&mut rest).split_at_mut(range.start - at);
         let (to, after) = from.split_at_mut(range.len());
         (rest, at) = (after, range.end);

@@ -1,0 +1,497 @@
+//! Who wants which expert, which one lies in which slot, and what is read next: the store's decisions, without memory,
+//! threads or files.
+//!
+//! An expert is out, queued for a slot, being read, or here. Slots are given out when a loader is free to fill them, no
+//! sooner, so that what they hold stays of use until then. Needed now comes before needed soon, and each in the order it
+//! was asked for.
+//!
+//! Nothing waits for ever: whoever holds an expert computes with it and lets go before asking for another, so as long as
+//! one is held, read, or waiting to be taken, a slot will come free; and when none is, any slot may be emptied for an expert
+//! that is needed now.
+
+#[cfg(test)]
+mod tests;
+
+use super::ExpertId;
+use super::image::Images;
+use super::policy::Policy;
+use super::stats::{Meter, StoreStats};
+use crate::error::Error;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes of one read: small enough that one missing expert keeps several loaders busy, large enough for a disk.
+pub const PIECE: usize = 1 << 20;
+
+/// Of all experts a prompt's step reads, how many in a hundred it may have put out although their turn is still to come.
+const SACRIFICED: usize = 3;
+
+/// Where an expert is.
+#[derive(Debug)]
+enum Place {
+    Out,
+    /// Waits for a slot.
+    Queued,
+    Reading(Reading),
+    Here {
+        slot: usize,
+        /// How many compute with it now.
+        pins: u32,
+    },
+    /// Could not be read, and some who asked for it do not know yet.
+    Failed(Error),
+}
+
+#[derive(Debug)]
+struct Reading {
+    slot: usize,
+    /// Where the next piece begins.
+    next: usize,
+    /// Pieces handed out.
+    flying: u32,
+    /// How often it was read from the start again.
+    again: u32,
+    failed: Option<Error>,
+}
+
+struct Entry {
+    place: Place,
+    /// Requests that have not been given it yet.
+    wanted: u32,
+    /// Steps that said they will ask for it.
+    expected: u32,
+    /// Not used since it was read.
+    fresh: bool,
+    /// The step that asked for it last.
+    step: usize,
+}
+
+/// One step of a forward pass.
+#[derive(Default)]
+struct Turn {
+    /// Many tokens at once: each layer's experts are visited once, and what later layers will need should stay.
+    scan: bool,
+    marks: Vec<usize>,
+    /// Experts of later layers put out for this step, and how many may be.
+    sacrificed: usize,
+    allowed: usize,
+    /// Experts that began to be read for it.
+    begun: usize,
+}
+
+/// A part of an expert to be read: for as long as it exists, its bytes of the slot are its owner's alone.
+#[derive(Debug)]
+pub struct Piece {
+    expert: usize,
+    slot: usize,
+    range: Range<usize>,
+}
+
+impl Piece {
+    pub fn expert(&self) -> usize {
+        self.expert
+    }
+
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// Bytes of the slot.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+}
+
+/// An expert that has come whole, to be checked: until it is admitted, nobody writes to its slot or lets it go.
+#[derive(Debug)]
+pub struct Whole {
+    expert: usize,
+    slot: usize,
+}
+
+impl Whole {
+    pub fn expert(&self) -> usize {
+        self.expert
+    }
+
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+}
+
+/// What follows from a piece that has come.
+#[derive(Debug)]
+pub enum Then {
+    /// Others are on their way.
+    Nothing,
+    /// The expert cannot be had.
+    Failed,
+    Whole(Whole),
+}
+
+/// What a request finds.
+pub enum Found {
+    Here(usize),
+    NotYet,
+    Failed(Error),
+}
+
+pub struct Schedule {
+    images: Arc<Images>,
+    policy: Box<dyn Policy>,
+    entries: Vec<Entry>,
+    /// The expert in each slot.
+    slots: Vec<Option<usize>>,
+    free: Vec<usize>,
+    now: VecDeque<usize>,
+    soon: VecDeque<usize>,
+    /// Experts being read, in the order they were begun.
+    reading: Vec<usize>,
+    /// Experts of each layer that are here or being read.
+    at_hand: Vec<usize>,
+    turns: Vec<Option<Turn>>,
+    /// Nobody in a queue can have a slot before something changes.
+    stuck: bool,
+    pub meter: Meter,
+    pub stopped: bool,
+}
+
+impl Schedule {
+    pub fn new(images: Arc<Images>, slots: usize, policy: Box<dyn Policy>) -> Schedule {
+        let entry = || Entry { place: Place::Out, wanted: 0, expected: 0, fresh: false, step: 0 };
+        let layers = images.id(images.len() - 1).layer as usize + 1;
+        Schedule {
+            policy,
+            entries: (0..images.len()).map(|_| entry()).collect(),
+            slots: vec![None; slots],
+            free: (0..slots).rev().collect(),
+            now: VecDeque::new(),
+            soon: VecDeque::new(),
+            reading: Vec::new(),
+            at_hand: vec![0; layers],
+            turns: Vec::new(),
+            stuck: false,
+            meter: Meter::new(layers),
+            stopped: false,
+            images,
+        }
+    }
+
+    // ── steps ──────────────────────────────────────────────────────────────────────────────────
+
+    pub fn begin(&mut self, tokens: usize) -> usize {
+        let turn = Turn { scan: tokens > 1, ..Turn::default() };
+        match self.turns.iter().position(Option::is_none) {
+            Some(free) => {
+                self.turns[free] = Some(turn);
+                free
+            }
+            None => {
+                self.turns.push(Some(turn));
+                self.turns.len() - 1
+            }
+        }
+    }
+
+    pub fn end(&mut self, step: usize) {
+        self.unmark(step);
+        self.turns[step] = None;
+    }
+
+    /// What `step` will ask for next, in this order; what it said before no longer counts.
+    pub fn prefetch(&mut self, step: usize, ids: &[ExpertId]) {
+        self.stuck = false;
+        self.unmark(step);
+        for &id in ids {
+            let expert = self.images.index(id);
+            self.entries[expert].expected += 1;
+            self.turn(step).marks.push(expert);
+            if matches!(self.entries[expert].place, Place::Out) {
+                self.entries[expert].place = Place::Queued;
+                self.entries[expert].step = step;
+                self.soon.push_back(expert);
+            }
+        }
+        if let Some(first) = ids.first()
+            && self.turn(step).scan
+        {
+            // As if every later layer took as many.
+            let later = &self.at_hand[first.layer as usize..];
+            let missing: usize = later.iter().map(|at_hand| ids.len().saturating_sub(*at_hand)).sum();
+            let turn = self.turn(step);
+            turn.allowed = ((turn.begun + missing) * SACRIFICED / 100).max(1);
+        }
+    }
+
+    pub fn expect(&mut self, ids: &[ExpertId]) {
+        self.policy.expect(ids);
+    }
+
+    fn turn(&mut self, step: usize) -> &mut Turn {
+        self.turns[step].as_mut().expect("a step is asked about until it ends")
+    }
+
+    fn unmark(&mut self, step: usize) {
+        self.stuck = false;
+        for expert in std::mem::take(&mut self.turn(step).marks) {
+            self.entries[expert].expected -= 1;
+            self.unqueue(expert);
+        }
+    }
+
+    /// Takes an expert nobody asks for any more out of its queue.
+    fn unqueue(&mut self, expert: usize) {
+        let entry = &mut self.entries[expert];
+        if entry.wanted == 0 && entry.expected == 0 && matches!(entry.place, Place::Queued) {
+            entry.place = Place::Out;
+            self.now.retain(|&e| e != expert);
+            self.soon.retain(|&e| e != expert);
+        }
+    }
+
+    // ── requests ───────────────────────────────────────────────────────────────────────────────
+
+    /// `step` needs this expert now.
+    pub fn want(&mut self, step: usize, expert: usize) {
+        self.stuck = false;
+        let entry = &mut self.entries[expert];
+        entry.wanted += 1;
+        entry.step = step;
+        match entry.place {
+            Place::Out => {
+                entry.place = Place::Queued;
+                self.now.push_back(expert);
+            }
+            Place::Queued => {
+                if let Some(at) = self.soon.iter().position(|&e| e == expert) {
+                    self.soon.remove(at);
+                    self.now.push_back(expert);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives a wanted expert if it is here; it is pinned then.
+    pub fn look(&mut self, step: usize, expert: usize) -> Found {
+        let entry = &mut self.entries[expert];
+        let slot = match &mut entry.place {
+            Place::Here { slot, pins } => {
+                *pins += 1;
+                *slot
+            }
+            Place::Failed(error) => {
+                let error = error.clone();
+                self.unwant(expert);
+                return Found::Failed(error);
+            }
+            _ => return Found::NotYet,
+        };
+        entry.wanted -= 1;
+        self.meter.given(std::mem::take(&mut entry.fresh));
+        let turn = self.turns[step].as_mut().expect("a step is asked about until it ends");
+        if let Some(at) = turn.marks.iter().position(|&e| e == expert) {
+            turn.marks.swap_remove(at);
+            self.entries[expert].expected -= 1;
+        }
+        self.policy.used(self.images.id(expert));
+        Found::Here(slot)
+    }
+
+    /// A request for it ends without having been given it.
+    pub fn unwant(&mut self, expert: usize) {
+        self.stuck = false;
+        let entry = &mut self.entries[expert];
+        entry.wanted -= 1;
+        if entry.wanted == 0 && matches!(entry.place, Place::Failed(_)) {
+            entry.place = Place::Out;
+        }
+        self.unqueue(expert);
+    }
+
+    pub fn unpin(&mut self, expert: usize) {
+        self.stuck = false;
+        match &mut self.entries[expert].place {
+            Place::Here { pins, .. } => *pins -= 1,
+            other => unreachable!("a pinned expert stays here, found {other:?}"),
+        }
+    }
+
+    // ── reading ────────────────────────────────────────────────────────────────────────────────
+
+    /// Whether anything is asked for that is not being read.
+    pub fn is_waiting(&self) -> bool {
+        !self.now.is_empty() || !self.soon.is_empty()
+    }
+
+    /// What a loader should read next, and whether there may be more for another.
+    pub fn next(&mut self) -> Option<Piece> {
+        let piece = |s: &mut Schedule, urgent: bool| {
+            let more = |&&e: &&usize| s.has_pieces(e) && (!urgent || s.entries[e].wanted > 0);
+            s.reading.iter().find(more).copied()
+        };
+        let expert =
+            piece(self, true).or_else(|| self.start(true)).or_else(|| piece(self, false)).or_else(|| self.start(false));
+        self.stuck = expert.is_none();
+        let expert = expert?;
+        let bytes = self.images.image(self.images.id(expert)).bytes;
+        let Place::Reading(reading) = &mut self.entries[expert].place else { unreachable!("it is being read") };
+        let range = reading.next..(reading.next + PIECE).min(bytes);
+        reading.next = range.end;
+        reading.flying += 1;
+        let slot = reading.slot;
+        self.meter.begin();
+        Some(Piece { expert, slot, range })
+    }
+
+    fn has_pieces(&self, expert: usize) -> bool {
+        let bytes = self.images.image(self.images.id(expert)).bytes;
+        matches!(&self.entries[expert].place, Place::Reading(r) if r.failed.is_none() && r.next < bytes)
+    }
+
+    /// Gives the first in the queue that can have one a slot.
+    fn start(&mut self, urgent: bool) -> Option<usize> {
+        if self.stuck {
+            return None;
+        }
+        let queue = if urgent { &self.now } else { &self.soon };
+        // Soon comes in order: what is needed first shall not come last.
+        let look = if urgent { queue.len() } else { queue.len().min(1) };
+        for at in 0..look {
+            let expert = if urgent { self.now[at] } else { self.soon[at] };
+            let Some(slot) = self.slot(expert, urgent) else { continue };
+            let queue = if urgent { &mut self.now } else { &mut self.soon };
+            queue.remove(at);
+            self.slots[slot] = Some(expert);
+            self.entries[expert].place = Place::Reading(Reading { slot, next: 0, flying: 0, again: 0, failed: None });
+            self.reading.push(expert);
+            self.at_hand[self.images.id(expert).layer as usize] += 1;
+            if let Some(turn) = &mut self.turns[self.entries[expert].step] {
+                turn.begun += 1;
+            }
+            return Some(expert);
+        }
+        None
+    }
+
+    /// A slot for `expert`: a free one, or one whose expert is let go.
+    fn slot(&mut self, expert: usize, urgent: bool) -> Option<usize> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        let (step, layer) = (self.entries[expert].step, self.images.id(expert).layer);
+        let (scan, sacrifice) = match &self.turns[step] {
+            Some(turn) => (turn.scan, turn.scan && turn.sacrificed < turn.allowed),
+            None => (false, false),
+        };
+        // A prompt passes each layer once: what lies behind it is let go before what is to come.
+        let unasked = |entry: &Entry| entry.expected == 0;
+        if let Some(slot) = self.let_go(&|id, entry| unasked(entry) && (!scan || id.layer <= layer)) {
+            return Some(slot);
+        }
+        let slot = match () {
+            _ if sacrifice => self.let_go(&|_, entry| unasked(entry)),
+            _ => None,
+        };
+        let slot = match slot {
+            None if urgent && !self.in_motion() => {
+                self.let_go(&|_, entry| unasked(entry)).or_else(|| self.let_go(&|_, _| true))
+            }
+            slot => slot,
+        };
+        if let (Some(_), Some(turn)) = (slot, &mut self.turns[step]) {
+            turn.sacrificed += 1;
+        }
+        slot
+    }
+
+    /// Lets go of the expert the policy names among those that are idle and `may_go`; its slot.
+    fn let_go(&mut self, may_go: &dyn Fn(ExpertId, &Entry) -> bool) -> Option<usize> {
+        let (entries, images) = (&self.entries, &self.images);
+        let idle = |id: ExpertId| {
+            let entry = &entries[images.index(id)];
+            matches!(entry.place, Place::Here { pins: 0, .. }) && entry.wanted == 0 && may_go(id, entry)
+        };
+        let id = self.policy.victim(&idle)?;
+        assert!(idle(id), "a policy names an expert that may go");
+        let expert = self.images.index(id);
+        let Place::Here { slot, .. } = self.entries[expert].place else { unreachable!("it is idle") };
+        self.entries[expert].place = Place::Out;
+        self.slots[slot] = None;
+        self.at_hand[id.layer as usize] -= 1;
+        self.policy.gone(id);
+        self.meter.evicted();
+        Some(slot)
+    }
+
+    /// Whether some slot will come free by itself: its expert is computed with, or will be, or is being read.
+    fn in_motion(&self) -> bool {
+        let moves = |expert: &usize| match &self.entries[*expert].place {
+            Place::Here { pins, .. } => *pins > 0 || self.entries[*expert].wanted > 0,
+            _ => true,
+        };
+        self.slots.iter().flatten().any(moves)
+    }
+
+    /// A piece has come, or failed for good.
+    pub fn landed(&mut self, piece: Piece, result: Result<(), Error>) -> Then {
+        self.stuck = false;
+        self.meter.end();
+        if result.is_ok() {
+            self.meter.read(self.images.id(piece.expert).layer, piece.range.len());
+        }
+        let bytes = self.images.image(self.images.id(piece.expert)).bytes;
+        let Place::Reading(reading) = &mut self.entries[piece.expert].place else { unreachable!("it is being read") };
+        reading.flying -= 1;
+        if let Err(error) = result {
+            reading.failed.get_or_insert(error);
+        }
+        match (reading.flying, &reading.failed) {
+            (0, Some(error)) => {
+                let error = error.clone();
+                self.fail(piece.expert, error);
+                Then::Failed
+            }
+            (0, None) if reading.next >= bytes => Then::Whole(Whole { expert: piece.expert, slot: piece.slot }),
+            _ => Then::Nothing,
+        }
+    }
+
+    /// All of an expert is there, and right.
+    pub fn admit(&mut self, Whole { expert, .. }: Whole) {
+        let Place::Reading(Reading { slot, .. }) = self.entries[expert].place else { unreachable!("it was read") };
+        self.reading.retain(|&e| e != expert);
+        self.entries[expert].place = Place::Here { slot, pins: 0 };
+        self.entries[expert].fresh = true;
+        self.stuck = false;
+        self.policy.admitted(self.images.id(expert));
+    }
+
+    /// All of an expert is there, but wrong: reads it once more, or gives up.
+    pub fn wrong(&mut self, Whole { expert, .. }: Whole, error: Error) {
+        let Place::Reading(reading) = &mut self.entries[expert].place else { unreachable!("it was read") };
+        if reading.again == 0 {
+            (reading.next, reading.again) = (0, 1);
+            self.meter.again();
+        } else {
+            self.fail(expert, error);
+        }
+    }
+
+    fn fail(&mut self, expert: usize, error: Error) {
+        let entry = &mut self.entries[expert];
+        let Place::Reading(Reading { slot, .. }) = entry.place else { unreachable!("it was being read") };
+        entry.place = if entry.wanted > 0 { Place::Failed(error) } else { Place::Out };
+        self.reading.retain(|&e| e != expert);
+        self.slots[slot] = None;
+        self.free.push(slot);
+        self.at_hand[self.images.id(expert).layer as usize] -= 1;
+    }
+
+    pub fn stats(&mut self) -> StoreStats {
+        let here = |expert: &&usize| matches!(self.entries[**expert].place, Place::Here { .. });
+        let resident = self.slots.iter().flatten().filter(here).count();
+        self.meter.stats(self.slots.len(), resident)
+    }
+}
