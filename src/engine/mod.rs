@@ -19,7 +19,7 @@ use crate::config::Config;
 pub use crate::config::placement::{Placement, PolicyName, Slots};
 use crate::error::{Error, Result};
 pub use crate::experts::StoreStats;
-use crate::experts::{ExpertStore, Wrap};
+use crate::experts::{ExpertId, ExpertStore, Wrap};
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
@@ -215,6 +215,11 @@ impl Engine {
     /// What the store of experts has done since the engine was opened; `None` where all of them lie in memory.
     pub fn store_stats(&self) -> Option<StoreStats> {
         self.shared.model.experts().stats()
+    }
+
+    /// The experts in slots now; none where all of them lie in memory.
+    pub fn experts_at_hand(&self) -> Vec<ExpertId> {
+        self.shared.model.experts().at_hand()
     }
 
     /// The file experts are read from and the bytes of one of them; `None` where all of them lie in memory.

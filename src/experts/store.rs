@@ -97,6 +97,14 @@ impl ExpertStore {
         &self.notes
     }
 
+    /// The experts in slots now; none where all lie with the other weights.
+    pub fn at_hand(&self) -> Vec<ExpertId> {
+        match &self.held {
+            Held::Lying(_) => vec![],
+            Held::InSlots(loaders) => loaders.slots.lock().at_hand(),
+        }
+    }
+
     /// Bytes of memory for slots.
     pub fn slots_bytes(&self) -> u64 {
         match &self.held {

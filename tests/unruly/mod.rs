@@ -39,7 +39,8 @@ pub struct Log {
     pub bytes: AtomicU64,
     pub reads: AtomicU64,
     asked: Mutex<HashMap<(ExpertId, usize), u64>>,
-    pub order: Mutex<Vec<ExpertId>>,
+    /// Bytes asked for of each expert.
+    pub of_each: Mutex<HashMap<ExpertId, u64>>,
 }
 
 impl Log {
@@ -69,7 +70,7 @@ impl Tier for Unruly {
         };
         self.log.reads.fetch_add(1, Ordering::SeqCst);
         self.log.bytes.fetch_add(into.len() as u64, Ordering::SeqCst);
-        self.log.order.lock().unwrap().push(id);
+        *self.log.of_each.lock().unwrap().entry(id).or_default() += into.len() as u64;
         match (self.fates)(id, at, before) {
             Fate::Well => self.inner.read(id, at, into),
             Fate::Late(time) => {

@@ -24,7 +24,8 @@ use std::sync::Arc;
 /// Bytes of one read: small enough that one missing expert keeps several loaders busy, large enough for a disk.
 pub const PIECE: usize = 1 << 20;
 
-/// Of all experts a prompt's step reads, how many in a hundred it may have put out although their turn is still to come.
+/// Of all experts a prompt's step reads, how many in a hundred it may have put out although their turn is still to come, so
+/// that reading need not wait for the computation; beyond that only where nothing else would go on.
 const SACRIFICED: usize = 3;
 
 /// Where an expert is.
@@ -149,7 +150,7 @@ pub struct Schedule {
     /// Experts being read, in the order they were begun.
     reading: Vec<usize>,
     /// Experts of each layer that are here or being read.
-    at_hand: Vec<usize>,
+    by_layer: Vec<usize>,
     turns: Vec<Option<Turn>>,
     /// Nobody in a queue can have a slot before something changes.
     stuck: bool,
@@ -169,7 +170,7 @@ impl Schedule {
             now: VecDeque::new(),
             soon: VecDeque::new(),
             reading: Vec::new(),
-            at_hand: vec![0; layers],
+            by_layer: vec![0; layers],
             turns: Vec::new(),
             stuck: false,
             meter: Meter::new(layers),
@@ -217,10 +218,10 @@ impl Schedule {
             && self.turn(step).scan
         {
             // As if every later layer took as many.
-            let later = &self.at_hand[first.layer as usize..];
-            let missing: usize = later.iter().map(|at_hand| ids.len().saturating_sub(*at_hand)).sum();
+            let later = &self.by_layer[first.layer as usize..];
+            let missing: usize = later.iter().map(|&at_hand| ids.len().saturating_sub(at_hand)).sum();
             let turn = self.turn(step);
-            turn.allowed = ((turn.begun + missing) * SACRIFICED / 100).max(1);
+            turn.allowed = (turn.begun + missing) * SACRIFICED / 100;
         }
     }
 
@@ -366,7 +367,7 @@ impl Schedule {
             self.slots[slot] = Some(expert);
             self.entries[expert].place = Place::Reading(Reading { slot, next: 0, flying: 0, again: 0, failed: None });
             self.reading.push(expert);
-            self.at_hand[self.images.id(expert).layer as usize] += 1;
+            self.by_layer[self.images.id(expert).layer as usize] += 1;
             if let Some(turn) = &mut self.turns[self.entries[expert].step] {
                 turn.begun += 1;
             }
@@ -419,7 +420,7 @@ impl Schedule {
         let Place::Here { slot, .. } = self.entries[expert].place else { unreachable!("it is idle") };
         self.entries[expert].place = Place::Out;
         self.slots[slot] = None;
-        self.at_hand[id.layer as usize] -= 1;
+        self.by_layer[id.layer as usize] -= 1;
         self.policy.gone(id);
         self.meter.evicted();
         Some(slot)
@@ -486,12 +487,17 @@ impl Schedule {
         self.reading.retain(|&e| e != expert);
         self.slots[slot] = None;
         self.free.push(slot);
-        self.at_hand[self.images.id(expert).layer as usize] -= 1;
+        self.by_layer[self.images.id(expert).layer as usize] -= 1;
+    }
+
+    /// The experts that are here.
+    pub fn at_hand(&self) -> Vec<ExpertId> {
+        let here = |expert: &&usize| matches!(self.entries[**expert].place, Place::Here { .. });
+        self.slots.iter().flatten().filter(here).map(|&expert| self.images.id(expert)).collect()
     }
 
     pub fn stats(&mut self) -> StoreStats {
-        let here = |expert: &&usize| matches!(self.entries[**expert].place, Place::Here { .. });
-        let resident = self.slots.iter().flatten().filter(here).count();
+        let resident = self.at_hand().len();
         self.meter.stats(self.slots.len(), resident)
     }
 }

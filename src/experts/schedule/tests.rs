@@ -23,7 +23,7 @@ impl Schedule {
         }
         let with_slot = |e: &&Entry| matches!(e.place, Place::Here { .. } | Place::Reading(_));
         assert_eq!(self.entries.iter().filter(with_slot).count(), used, "each expert lies in one slot");
-        assert_eq!(self.at_hand.iter().sum::<usize>(), used);
+        assert_eq!(self.by_layer.iter().sum::<usize>(), used);
         assert_eq!(self.entries.iter().filter(|e| matches!(e.place, Place::Reading(_))).count(), self.reading.len());
         for (expert, entry) in self.entries.iter().enumerate() {
             let queued = self.now.iter().chain(&self.soon).filter(|&&e| e == expert).count();
