@@ -91,7 +91,8 @@ fn what_fails_once_is_repeated() {
     let expected = feed(&mut plain(&path).session(), &text);
     for fate in [Fate::Fails, Fate::Short, Fate::Panics] {
         for path in [&path, &packed] {
-            let fates = move |_: ExpertId, _: usize, before: u64| if before % 7 == 0 { fate } else { Fate::Well };
+            let fates =
+                move |_: ExpertId, _: usize, before: u64| if before.is_multiple_of(7) { fate } else { Fate::Well };
             let engine = open_with(path, Slots::new(20), &Unruly::wrap(&Arc::new(Log::default()), fates));
             let mut session = engine.session();
             assert!(feed(&mut session, &text[..20]) == expected[..20 * VOCAB], "{fate:?}");
