@@ -266,6 +266,15 @@ impl Checkpoint {
         self.maps[file].release(range.start as usize..range.end as usize);
     }
 
+    /// Lets go of the vocabulary that was read with the headers, once text has what it needs of it.
+    pub fn forget_text(&mut self) {
+        match &mut self.text {
+            TextSource::Gguf(text) => *text = GgufText::default(),
+            TextSource::Kept(text) => text.files.clear(),
+            TextSource::Folder(_) => {}
+        }
+    }
+
     /// Pins all files in memory, reading what is not there yet.
     fn lock(&self) -> std::io::Result<()> {
         self.maps.iter().try_for_each(Map::lock)

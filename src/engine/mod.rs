@@ -138,16 +138,17 @@ impl Engine {
 
     /// The same, with another tier before the model's files where experts are kept in slots.
     pub fn with_tier(
-        checkpoint: Checkpoint,
+        mut checkpoint: Checkpoint,
         options: &Options,
         tier: &Wrap<'_>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Engine> {
-        let checkpoint = Arc::new(checkpoint);
         let config = checkpoint.config.clone();
         let mut notes = config.notes.clone();
         let text = Text::open(&checkpoint.text, &config, options.template.clone())?;
         notes.extend_from_slice(text.notes());
+        checkpoint.forget_text();
+        let checkpoint = Arc::new(checkpoint);
         let threads = threads(options, &mut notes)?;
         let most = threads.0.max(threads.1);
         let Placed { kv, placement, ledger, on_disk } = place(&checkpoint, options, most, &mut notes)?;

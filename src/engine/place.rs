@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::experts::{least_slots, slot_bytes};
 use crate::model::{KvShape, step_bytes};
 use crate::planner::budget::{Change, Needs, Plan, Tiered, Wish, advice};
+use crate::planner::hardware;
 use crate::planner::memory::{self, Bound, Free};
 use kernels::attend::KvFormat;
 use std::path::PathBuf;
@@ -31,8 +32,9 @@ const LEAST_MARGIN: u64 = 256 << 20;
 const UNKNOWN_BASE: u64 = 64 << 20;
 /// Memory of a thread: what of its stack is used, its scratch, and what the allocator keeps for it.
 const THREAD: u64 = 512 << 10;
+const LOADER: u64 = 128 << 10;
 /// What the allocator keeps of memory that was given back, pages of 2 MiB at the edges of what is large, and tables.
-const ALLOCATOR: u64 = 24 << 20;
+const ALLOCATOR: u64 = 16 << 20;
 
 /// What a run takes whatever is decided, and what may still be chosen.
 struct Account<'a> {
@@ -56,6 +58,7 @@ pub(super) fn place(
 ) -> Result<Placed> {
     let config = &checkpoint.config;
     let wish = wish(config, options, notes)?;
+    hardware::trim();
     let base = memory::held().map_or(UNKNOWN_BASE, |held| held.now() + memory::code_to_come());
     let account = Account {
         config,
@@ -163,13 +166,13 @@ impl Account<'_> {
 
     fn threads(&self, plan: Plan) -> u64 {
         let loaders = if plan == Plan::Whole { 0 } else { self.options.loaders };
-        (self.threads + loaders) as u64 * THREAD
+        self.threads as u64 * THREAD + loaders as u64 * LOADER
     }
 
     fn needs(&self, wish: &Wish) -> Needs {
         let fixed = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), self.allocator()];
-        let tiered = self.sizes.experts_as_stored.then(|| Tiered {
-            dense: self.sizes.dense + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
+        let tiered = self.sizes.dense.map(|dense| Tiered {
+            dense: dense + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
             slot: self.slot,
             experts: self.config.layers.len() * self.config.experts,
             least: least_slots(self.config),
@@ -191,7 +194,7 @@ impl Account<'_> {
                 ledger.add("weights in memory", self.sizes.owned);
             }
             Plan::Slots(count) => {
-                ledger.add("weights beside the experts", self.sizes.dense);
+                ledger.add("weights beside the experts", self.sizes.dense.unwrap_or(0));
                 let all = self.config.layers.len() * self.config.experts;
                 let name = format!("{count} of {all} experts, {} each", shown(self.slot));
                 ledger.add(name, self.slot * count as u64);

@@ -93,7 +93,7 @@ fn outcome(mut command: Command) -> Outcome {
     finished(command.output().expect("the program starts"))
 }
 
-fn finished(output: std::process::Output) -> Outcome {
+pub fn finished(output: std::process::Output) -> Outcome {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program writes UTF-8");
     Outcome {
         code: output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}")),

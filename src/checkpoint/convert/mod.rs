@@ -126,10 +126,8 @@ pub struct Sizes {
     pub edges: u64,
     /// In memory of our own.
     pub owned: u64,
-    /// Everything beside the experts, were it in memory of our own; without an embedding that is not the head as well.
-    pub dense: u64,
-    /// Whether experts are used as their files have them, so that each can be read from there by itself.
-    pub experts_as_stored: bool,
+    /// What [`Weights::load_dense`] takes in memory of our own; `None` where experts would have to be rounded.
+    pub dense: Option<u64>,
 }
 
 /// All weights of a model, ready to compute with.
@@ -244,19 +242,17 @@ impl Weights {
         const PAGE: u64 = 4096;
         let config = &checkpoint.config;
         let (places, owned) = plan(checkpoint, quant, relay, Experts::Loaded)?;
-        let mut sizes = Sizes { owned: owned as u64, experts_as_stored: true, ..Sizes::default() };
+        let dense = match plan(checkpoint, quant, relay, Experts::Read) {
+            Ok((_, bytes)) => Some(bytes as u64),
+            Err(Error::Usage(_)) => None,
+            Err(other) => return Err(other),
+        };
+        let mut sizes = Sizes { owned: owned as u64, dense, ..Sizes::default() };
         for part in checkpoint.parts().filter(|part| !(config.tied && *part == Part::Head)) {
             let place = &places[index(config, part)];
-            let bytes = place.kind.bytes() as u64;
-            let expert = matches!(part, Part::Gate(..) | Part::Up(..) | Part::Down(..));
             if place.arena().is_none() {
-                sizes.mapped += bytes;
+                sizes.mapped += place.kind.bytes() as u64;
                 sizes.edges += PAGE;
-            } else if expert {
-                sizes.experts_as_stored = false;
-            }
-            if !expert && (part != Part::Embedding || config.tied) {
-                sizes.dense += bytes.next_multiple_of(ALIGNMENT as u64);
             }
         }
         let files: u64 = checkpoint.files().iter().map(|(_, size)| size.next_multiple_of(PAGE)).sum();
