@@ -48,6 +48,8 @@ pub enum Command {
     Logits(Box<LogitsArgs>),
     /// Measure how well a model predicts a text
     Perplexity(Box<PerplexityArgs>),
+    /// Learn from texts which experts a model uses, for better plans (every run learns a little)
+    Profile(Box<ProfileArgs>),
     /// Write a model once in the layout that is read fastest (large ones are packed by themselves on first use)
     Pack(PackArgs),
     /// Look after the packed files of models
@@ -87,6 +89,9 @@ pub struct LoadArgs {
     /// Read every weight once and refuse any that is not a finite number
     #[arg(long, env = "THERMOCLINE_CHECK", value_parser = FalseyValueParser::new())]
     pub check: bool,
+    /// Where to keep what runs show of the model's habits; none: nowhere [default: beside its packed file]
+    #[arg(long, value_name = "FILE", env = "THERMOCLINE_PROFILE")]
+    pub profile: Option<PathBuf>,
     /// Make every fallback an error instead of a note
     #[arg(long, env = "THERMOCLINE_STRICT", value_parser = FalseyValueParser::new())]
     pub strict: bool,
@@ -320,6 +325,28 @@ pub struct PerplexityArgs {
     /// Stop after this many windows
     #[arg(long, value_name = "N", env = "THERMOCLINE_CHUNKS", value_parser = positive)]
     pub chunks: Option<usize>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    pub cores: CoreArgs,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct ProfileArgs {
+    /// A folder, a .gguf file, or a hub name
+    #[arg(value_name = "MODEL")]
+    pub name: Option<String>,
+    /// Texts like those the model will be used for (- is standard input)
+    #[arg(long, value_name = "FILE", env = "THERMOCLINE_TEXT", num_args = 1.., required = true)]
+    pub text: Vec<PathBuf>,
+    /// Tokens in a window; each is read alone
+    #[arg(short, long, value_name = "N", env = "THERMOCLINE_PROFILE_CTX_SIZE", value_parser = positive, default_value = "512")]
+    pub ctx_size: usize,
+    /// Special tokens spelled out in the texts are those tokens, not their letters
+    #[arg(long, env = "THERMOCLINE_PROFILE_PARSE_SPECIAL", value_parser = FalseyValueParser::new())]
+    pub parse_special: bool,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]

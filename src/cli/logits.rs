@@ -16,7 +16,10 @@ pub fn run(args: &LogitsArgs) -> Done {
     let mut options = open::options(&args.load, &args.cores);
     options.context = Some(tokens.len());
     options.logits = args.last.unwrap_or(tokens.len());
-    let Opened { engine, .. } = open::open(&args.model, &args.load, &options, &interrupts)?;
+    let Opened { engine, mut recording, .. } = open::open(&args.model, &args.load, &options, &interrupts)?;
+    if args.load.profile.is_none() {
+        recording.stop(); // nobody says that these tokens are text
+    }
     check_ids(&tokens, engine.config().vocab, &args.tokens)?;
     let first = args.last.map_or(0, |last| tokens.len().saturating_sub(last));
     let failed = |e: std::io::Error| Error::Runtime(format!("{} cannot be written: {e}", args.out.display()));

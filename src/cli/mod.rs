@@ -19,6 +19,7 @@ mod open;
 mod pack;
 mod perplexity;
 mod places;
+mod profile;
 mod progress;
 mod run;
 mod terminal;
@@ -65,6 +66,7 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Perplexity(args)) => perplexity::run(&args),
+        Some(Command::Profile(args)) => profile::run(&args),
         Some(Command::Pack(args)) => pack::run(&args),
         Some(Command::Cache(args)) => cache::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
@@ -114,6 +116,7 @@ fn settle(cli: &mut Cli, matches: &ArgMatches) -> Result<()> {
         Some(Command::Bench(args)) => (&mut args.model, None),
         Some(Command::Logits(args)) => (&mut args.model, args.name.take()),
         Some(Command::Perplexity(args)) => (&mut args.model, args.name.take()),
+        Some(Command::Profile(args)) => (&mut args.model, args.name.take()),
         Some(Command::Inspect(args)) => (&mut args.model, args.name.take()),
         Some(Command::Pack(args)) => (&mut args.model, args.name.take()),
         Some(Command::Cache(_) | Command::Completions(_)) => return Ok(()),

@@ -3,6 +3,7 @@
 use super::args::{CoreArgs, LoadArgs, ModelArgs};
 use super::bundled;
 use super::interrupt::Interrupts;
+use super::profile::{self, Recording};
 use super::progress::{Downloading, Loading, Packing};
 use super::terminal::{say, say_note};
 use crate::checkpoint::hub::{self, HubOptions, ModelName};
@@ -18,6 +19,8 @@ pub struct Opened {
     pub engine: Engine,
     /// What reports call the model.
     pub name: String,
+    /// Learns the model's habits from what is run.
+    pub recording: Recording,
 }
 
 /// Where a model lies on this machine, and what to call it.
@@ -62,6 +65,7 @@ pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options, interrupts: &
         true => Checkpoint::open(&found.path)?,
         false => packed(&found.path, load, options, interrupts)?,
     };
+    let habits = profile::place(load.profile.as_deref(), &checkpoint, &found.path, options.quant);
     let mut loading = Loading::new();
     let engine = Engine::with(checkpoint, options, &mut |done, total| loading.show(done, total))?;
     loading.finish();
@@ -83,7 +87,8 @@ pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options, interrupts: &
     if let Some(line) = engine.ledger().in_short() {
         say(&line);
     }
-    Ok(Opened { engine, name: found.name })
+    let recording = Recording::new(&engine, habits);
+    Ok(Opened { engine, name: found.name, recording })
 }
 
 /// The model's packed file where that is faster, made now if it is not there.

@@ -18,7 +18,7 @@ pub fn run(args: &PerplexityArgs) -> Done {
     let mut options = open::options(&args.load, &args.cores);
     options.context = Some(args.ctx_size);
     options.logits = args.ctx_size.div_ceil(2);
-    let Opened { engine, name } = open::open(&args.model, &args.load, &options, &interrupts)?;
+    let Opened { engine, name, recording: _recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let leading = engine.text().leading();
     let tokens: Vec<u32> = leading.into_iter().chain(engine.text().encode(&text, false)?).collect();
     let windows = windows(tokens.len(), args.ctx_size, args.chunks)?;

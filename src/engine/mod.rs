@@ -19,7 +19,7 @@ use crate::config::Config;
 pub use crate::config::placement::{Placement, PolicyName, Slots};
 use crate::error::{Error, Result};
 pub use crate::experts::StoreStats;
-use crate::experts::{ExpertId, ExpertStore, Wrap};
+use crate::experts::{ExpertId, ExpertStore, LayerCounts, Wrap};
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
@@ -221,6 +221,11 @@ impl Engine {
     /// The experts in slots now; none where all of them lie in memory.
     pub fn experts_at_hand(&self) -> Vec<ExpertId> {
         self.shared.model.experts().at_hand()
+    }
+
+    /// What the routers chose since the engine was opened, by layer.
+    pub fn counts(&self) -> Vec<LayerCounts> {
+        self.shared.model.experts().tally().counts()
     }
 
     /// The file experts are read from and the bytes of one of them; `None` where all of them lie in memory.

@@ -5,7 +5,7 @@
 //! lies by neuron. Two parallel regions for those experts of a wave that are at hand, by neuron, then by output column, the
 //! same again for late ones as they come, and for a prompt one more region that adds them up.
 
-use super::{Down, Expert, ExpertId, Group, Here, Step};
+use super::{Down, Expert, ExpertId, Group, Here, Step, Tally};
 use crate::error::Result;
 use crate::host::{Host, Share};
 use kernels::norm::axpy;
@@ -26,6 +26,7 @@ const DENSE: f32 = 0.9;
 /// `x` `[t, width]` -> sum over each token's experts, `[t, width]`. Errors when an expert cannot be had.
 pub fn mixture(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations) -> Result<Vec<f32>> {
     let mut out = vec![0f32; x.t() * x.width()];
+    experts.tally().chose(groups, x.t());
     let mut rest = groups;
     while !rest.is_empty() {
         let mut tokens = 0;
@@ -53,7 +54,7 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
         }
         let now: Vec<&Group> = here.iter().map(|here| &groups[here.place]).collect();
         let weights: Vec<Expert<'_>> = here.iter().map(Here::expert).collect();
-        for (here, done) in here.iter().zip(compute(host, &weights, &now, x)) {
+        for (here, done) in here.iter().zip(compute(host, &weights, &now, x, experts.tally())) {
             y[here.place] = done;
         }
     }
@@ -75,7 +76,7 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
 }
 
 /// Some experts at hand: for each its outputs, `[its tokens, width]`.
-fn compute(host: &Host, experts: &[Expert<'_>], groups: &[&Group], x: &Activations) -> Vec<Vec<f32>> {
+fn compute(host: &Host, experts: &[Expert<'_>], groups: &[&Group], x: &Activations, tally: &Tally) -> Vec<Vec<f32>> {
     let input = |g: &&Group| if g.tokens.len() == x.t() { Cow::Borrowed(x) } else { Cow::Owned(x.gather(&g.tokens)) };
     let inputs: Vec<_> = groups.iter().map(input).collect();
     let (neurons, width) = (experts[0].gate.len(), x.width());
@@ -86,6 +87,8 @@ fn compute(host: &Host, experts: &[Expert<'_>], groups: &[&Group], x: &Activatio
     host.timed(Share::Gate, || {
         host.pool.grid(&mut h, neurons, size, |e, range, h| fire(host, &experts[e], &inputs[e], range, h));
     });
+
+    tally.fired(groups, &h, neurons);
 
     let round = |(h, g): (&Vec<f32>, &&Group)| Activations::new(host.isa, h, g.tokens.len(), neurons);
     let h: Vec<Activations> = host.timed(Share::Regroup, || h.iter().zip(groups).map(round).collect());

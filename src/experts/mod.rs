@@ -11,12 +11,14 @@ mod schedule;
 mod slots;
 mod stats;
 mod store;
+mod tally;
 pub mod tier;
 
 pub use ffn::{WAVE_TOKENS, mixture};
 pub use image::slot_bytes;
 pub use stats::StoreStats;
 pub use store::{Arrivals, ExpertStore, Here, Step, Wrap, least_slots};
+pub use tally::{LayerCounts, Tally};
 
 use crate::checkpoint::{DownOrder, Kind};
 use kernels::{Rows, Tiles};

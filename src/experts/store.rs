@@ -6,7 +6,7 @@ use super::policy::{self, Shape};
 use super::schedule::Found;
 use super::slots::{Pin, Slots};
 use super::tier::{FileTier, Tier};
-use super::{Down, Expert, ExpertId, StoreStats};
+use super::{Down, Expert, ExpertId, StoreStats, Tally};
 use crate::checkpoint::{DownOrder, Matrix, Part, Weights};
 use crate::config::Config;
 use crate::config::placement::{self, Placement};
@@ -25,6 +25,7 @@ pub type Wrap<'a> = dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier> + 'a;
 pub struct ExpertStore {
     held: Held,
     notes: Vec<String>,
+    tally: Tally,
 }
 
 enum Held {
@@ -74,7 +75,8 @@ impl ExpertStore {
         wrap: &Wrap<'_>,
     ) -> Result<ExpertStore> {
         let Some(asked) = &placement.slots else {
-            return Ok(ExpertStore { held: Held::Lying(Lying::new(config, weights)), notes: vec![] });
+            let held = Held::Lying(Lying::new(config, weights));
+            return Ok(ExpertStore { held, notes: vec![], tally: Tally::new(config) });
         };
         check(config, asked)?;
         let checkpoint = weights.checkpoint();
@@ -89,7 +91,7 @@ impl ExpertStore {
         let (files, said) = FileTier::open(checkpoint, images, slots.first_page(PAGE))?;
         notes.extend(said);
         let loaders = Loaders::start(Arc::new(slots), wrap(Arc::new(files)), asked.loaders)?;
-        Ok(ExpertStore { held: Held::InSlots(loaders), notes })
+        Ok(ExpertStore { held: Held::InSlots(loaders), notes, tally: Tally::new(config) })
     }
 
     /// Fallbacks that were taken, with their cost, one sentence each.
@@ -137,6 +139,11 @@ impl ExpertStore {
             Held::InSlots(loaders) => Some(loaders.slots.lock().stats()),
         }
     }
+
+    /// What routers chose so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
 }
 
 fn check(config: &Config, asked: &placement::Slots) -> Result<()> {
@@ -162,6 +169,11 @@ pub struct Step<'s> {
 }
 
 impl Step<'_> {
+    /// Where choices are counted.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.store.tally
+    }
+
     /// Says what will be asked for next, in this order; what was said before no longer counts. Returns at once. May change
     /// speed, never a result.
     pub fn prefetch(&self, ids: &[ExpertId]) {

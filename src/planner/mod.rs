@@ -4,3 +4,4 @@ pub mod budget;
 pub mod disk;
 pub mod hardware;
 pub mod memory;
+pub mod profile;

@@ -25,7 +25,10 @@ pub fn run(args: &BenchArgs) -> Done {
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
     options.context = tests.iter().map(|t| t.depth + t.tokens).max();
-    let Opened { engine, name } = open::open(&args.model, &args.load, &options, &interrupts)?;
+    let Opened { engine, name, mut recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
+    if args.load.profile.is_none() {
+        recording.stop(); // random tokens are no text
+    }
     let (decode_threads, prompt_threads) = engine.threads();
     let isa = engine.isa();
     let mut ids = Ids::new(engine.config().vocab);
@@ -50,7 +53,7 @@ pub fn run(args: &BenchArgs) -> Done {
     let budget = engine.ledger().budget.filter(Budget::in_force);
     let on_disk = engine.experts_on_disk();
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
-    drop((session, engine));
+    drop((session, engine, recording));
     let mut passing = Passing::show("measuring memory");
     let ceiling = hardware::read_bandwidth(open::cores(), budget.map(|budget| budget.bytes))?;
     passing.clear();
