@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermocline::checkpoint::pack::{self, PackOptions, Silent};
 use thermocline::checkpoint::{Checkpoint, Quant};
-use thermocline::engine::{Engine, Options, Placement, Session, Slots};
+use thermocline::engine::sampler::Sampling;
+use thermocline::engine::{Engine, Finish, Limits, Options, Placement, Session, Slots};
 use thermocline::experts::{ExpertId, Wrap, slot_bytes};
 use thermocline::{Error, Result};
 use tiny::Tiny;
@@ -340,4 +341,48 @@ fn it_ends_with_reads_in_flight() {
     drop(engine);
     assert!(started.elapsed() < Duration::from_secs(20));
     assert_eq!(Arc::strong_count(&log), 1, "a loader lives on");
+}
+
+/// A disk that does not answer holds up nobody who wants to stop.
+#[test]
+fn waiting_for_the_disk_can_be_interrupted() {
+    let (_folder, path, packed) = models(&tiny());
+    let text = tokens(8, 12);
+    let stuck = Arc::new(AtomicBool::new(true));
+    let asked = Arc::new(AtomicBool::new(false));
+    let (switch, saw) = (stuck.clone(), asked.clone());
+    let fates = move |id: ExpertId, _: usize, _: u64| {
+        while id.layer == 2 && switch.load(Ordering::SeqCst) {
+            saw.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Fate::Well
+    };
+    let engine = open_with(&packed, few(), &Unruly::wrap(&Arc::new(Log::default()), fates));
+    let mut session = engine.session();
+    for during_prompt in [true, false] {
+        let interrupt = Arc::new(AtomicBool::new(false));
+        stuck.store(during_prompt, Ordering::SeqCst);
+        asked.store(false, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            let (interrupt_it, asked) = (interrupt.clone(), &asked);
+            scope.spawn(move || {
+                while !asked.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+                interrupt_it.store(true, Ordering::SeqCst);
+            });
+            let limits = Limits { interrupt: Some(interrupt), ..Limits::default() };
+            let sampling = Sampling { logit_bias: vec![(0, -1e9), (2, -1e9)], ..Sampling::default() };
+            let mut answer = session.generate(&text, &sampling, &limits).unwrap();
+            while answer.next().is_some() {
+                stuck.store(true, Ordering::SeqCst);
+            }
+            assert_eq!(answer.finish(), Some(Finish::Interrupted));
+        });
+        assert_eq!(session.tokens().is_empty(), during_prompt);
+        stuck.store(false, Ordering::SeqCst);
+    }
+    assert!(feed(&mut engine.session(), &text) == feed(&mut plain(&path).session(), &text));
 }

@@ -18,7 +18,7 @@ pub struct Limits {
     pub max_tokens: Option<usize>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
-    /// Set from elsewhere (Ctrl-C) to end the answer after the current step.
+    /// Set from elsewhere (Ctrl-C) to end the answer, in the middle of a step too.
     pub interrupt: Option<Arc<AtomicBool>>,
 }
 
@@ -229,8 +229,11 @@ impl Generation<'_> {
                 self.finish = Some(Finish::ContextFull);
                 return Ok(String::new());
             }
-            let logits = &mut self.logits;
-            self.session.feed(&[token], 0..1, &mut |_, row| logits.copy_from_slice(row))?;
+            let (logits, interrupt) = (&mut self.logits, self.limits.interrupt.as_deref());
+            if !self.session.feed_until(&[token], 0..1, interrupt, &mut |_, row| logits.copy_from_slice(row))? {
+                self.finish = Some(Finish::Interrupted);
+                return Ok(String::new());
+            }
             self.stats.decode_steps += 1;
         }
         let token = self.sampler.sample(&mut self.logits, &self.session.tokens)?;

@@ -169,7 +169,7 @@ mod tests {
             let ids: Vec<_> = choose().into_iter().map(|index| ExpertId { layer, index }).collect();
             let mut schedule = slots.lock();
             schedule.prefetch(turn, &ids);
-            ids.iter().for_each(|&id| schedule.want(turn, slots.images.index(id)));
+            ids.iter().for_each(|&id| _ = schedule.want(turn, slots.images.index(id)));
             slots.call(8);
             let mut pending = ids;
             while !pending.is_empty() {

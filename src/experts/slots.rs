@@ -11,6 +11,9 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+/// How often someone who waits for the disk looks whether to go on waiting.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// Slots of one size.
 pub struct Slots {
     memory: Memory,
@@ -80,10 +83,11 @@ impl Slots {
         Pin { slots: self, id, slot }
     }
 
-    /// Waits for an arrival, and counts the time.
+    /// Waits for an arrival, not much longer than a moment, and counts the time.
     pub fn wait<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>) -> MutexGuard<'a, Schedule> {
         schedule.meter.wait();
-        let mut schedule = self.arrived.wait(schedule).expect("nothing panics while holding the schedule");
+        let waited = self.arrived.wait_timeout(schedule, MOMENT);
+        let (mut schedule, _) = waited.expect("nothing panics while holding the schedule");
         schedule.meter.go_on();
         schedule
     }
@@ -106,6 +110,9 @@ impl Slots {
                 return None;
             }
             if let Some(piece) = schedule.next() {
+                if schedule.has_more() {
+                    self.work.notify_one();
+                }
                 return Some(piece);
             }
             schedule = self.work.wait(schedule).expect("nothing panics while holding the schedule");

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::config::placement::{self, Placement};
 use crate::error::{Error, Result};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Slots below which a model does not run: a token's experts of one layer, and two on their way.
 pub fn least_slots(config: &Config) -> usize {
@@ -123,13 +124,14 @@ impl ExpertStore {
         }
     }
 
-    /// Begins a step of the forward pass over so many tokens; it ends when it is dropped.
-    pub fn step(&self, tokens: usize) -> Step<'_> {
+    /// Begins a step of the forward pass over so many tokens; it ends when it is dropped. It looks at `interrupt` while it
+    /// waits for the disk.
+    pub fn step<'s>(&'s self, tokens: usize, interrupt: Option<&'s AtomicBool>) -> Step<'s> {
         let turn = match &self.held {
             Held::Lying(_) => 0,
             Held::InSlots(loaders) => loaders.slots.lock().begin(tokens),
         };
-        Step { store: self, turn }
+        Step { store: self, turn, interrupt }
     }
 
     /// What was done so far; `None` where no expert ever has to be read.
@@ -166,6 +168,7 @@ pub struct Step<'s> {
     store: &'s ExpertStore,
     /// Its number in the schedule, where there are slots.
     turn: usize,
+    interrupt: Option<&'s AtomicBool>,
 }
 
 impl Step<'_> {
@@ -178,11 +181,8 @@ impl Step<'_> {
     /// speed, never a result.
     pub fn prefetch(&self, ids: &[ExpertId]) {
         if let Held::InSlots(loaders) = &self.store.held {
-            let mut schedule = loaders.slots.lock();
-            schedule.prefetch(self.turn, ids);
-            if schedule.is_waiting() {
-                loaders.slots.call(loaders.count());
-            }
+            let reads = loaders.slots.lock().prefetch(self.turn, ids);
+            loaders.slots.call(reads.min(loaders.count()));
         }
     }
 
@@ -197,10 +197,9 @@ impl Step<'_> {
     pub fn ready<'a>(&'a self, ids: &'a [ExpertId]) -> Arrivals<'a> {
         if let Held::InSlots(loaders) = &self.store.held {
             let mut schedule = loaders.slots.lock();
-            ids.iter().for_each(|&id| schedule.want(self.turn, loaders.slots.images.index(id)));
-            if schedule.is_waiting() {
-                loaders.slots.call(loaders.count());
-            }
+            let reads: usize = ids.iter().map(|&id| schedule.want(self.turn, loaders.slots.images.index(id))).sum();
+            drop(schedule);
+            loaders.slots.call(reads.min(loaders.count()));
         }
         Arrivals { step: self, ids, pending: (0..ids.len()).collect() }
     }
@@ -231,7 +230,7 @@ impl Arrivals<'_> {
     /// waiting if need be, unless all were given. They stay at hand while this is held, which should not be long: others
     /// may wait for their slots.
     ///
-    /// Errors when one of them cannot be had; the others can be asked for again.
+    /// Errors when one of them cannot be had, the others can be asked for again; and with `Error::Interrupted`.
     pub fn take(&mut self) -> Result<Vec<Here<'_>>> {
         let (ids, turn) = (self.ids, self.step.turn);
         let slots = match &self.step.store.held {
@@ -257,6 +256,9 @@ impl Arrivals<'_> {
             });
             if !found.is_empty() || failed.is_some() || self.pending.is_empty() {
                 break;
+            }
+            if self.step.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+                return Err(Error::Interrupted);
             }
             schedule = slots.wait(schedule);
         }

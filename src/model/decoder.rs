@@ -65,7 +65,8 @@ impl Model {
 
     /// Appends `tokens` to `kv` and returns the logits of those whose index lies in `want`, `[want.len(), vocab]`.
     /// The caller has checked that ids are inside the vocabulary and that `kv` has room.
-    /// Looks at `interrupt` before each layer: `Error::Interrupted`. After any error `kv` is as long as before.
+    /// Looks at `interrupt` before each layer and while it waits for experts: `Error::Interrupted`. After any error `kv` is
+    /// as long as before.
     pub fn forward(
         &self,
         tokens: &[u32],
@@ -75,7 +76,7 @@ impl Model {
     ) -> Result<Vec<f32>> {
         let host = &*self.host;
         let turns = self.rotation.at(kv.len(), tokens.len());
-        let experts = self.experts.step(tokens.len());
+        let experts = self.experts.step(tokens.len(), interrupt);
         kv.begin(tokens.len());
         let mut x = host.timed(Share::Embed, || self.embed(tokens))?; // [t, width]
         for (layer, block) in self.blocks.iter().enumerate() {

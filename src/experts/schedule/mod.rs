@@ -200,10 +200,11 @@ impl Schedule {
         self.turns[step] = None;
     }
 
-    /// What `step` will ask for next, in this order; what it said before no longer counts.
-    pub fn prefetch(&mut self, step: usize, ids: &[ExpertId]) {
+    /// What `step` will ask for next, in this order; what it said before no longer counts. How many reads that makes.
+    pub fn prefetch(&mut self, step: usize, ids: &[ExpertId]) -> usize {
         self.stuck = false;
         self.unmark(step);
+        let mut reads = 0;
         for &id in ids {
             let expert = self.images.index(id);
             self.entries[expert].expected += 1;
@@ -212,6 +213,7 @@ impl Schedule {
                 self.entries[expert].place = Place::Queued;
                 self.entries[expert].step = step;
                 self.soon.push_back(expert);
+                reads += self.images.image(id).bytes.div_ceil(PIECE);
             }
         }
         if let Some(first) = ids.first()
@@ -223,6 +225,7 @@ impl Schedule {
             let turn = self.turn(step);
             turn.allowed = (turn.begun + missing) * SACRIFICED / 100;
         }
+        reads
     }
 
     pub fn expect(&mut self, ids: &[ExpertId]) {
@@ -253,9 +256,10 @@ impl Schedule {
 
     // ── requests ───────────────────────────────────────────────────────────────────────────────
 
-    /// `step` needs this expert now.
-    pub fn want(&mut self, step: usize, expert: usize) {
+    /// `step` needs this expert now. How many reads that makes, if they have not begun.
+    pub fn want(&mut self, step: usize, expert: usize) -> usize {
         self.stuck = false;
+        let reads = self.images.image(self.images.id(expert)).bytes.div_ceil(PIECE);
         let entry = &mut self.entries[expert];
         entry.wanted += 1;
         entry.step = step;
@@ -263,14 +267,16 @@ impl Schedule {
             Place::Out => {
                 entry.place = Place::Queued;
                 self.now.push_back(expert);
+                reads
             }
             Place::Queued => {
                 if let Some(at) = self.soon.iter().position(|&e| e == expert) {
                     self.soon.remove(at);
                     self.now.push_back(expert);
                 }
+                reads
             }
-            _ => {}
+            _ => 0,
         }
     }
 
@@ -326,7 +332,12 @@ impl Schedule {
         !self.now.is_empty() || !self.soon.is_empty()
     }
 
-    /// What a loader should read next, and whether there may be more for another.
+    /// Whether there may be more to read at once.
+    pub fn has_more(&self) -> bool {
+        self.is_waiting() && !self.stuck || self.reading.iter().any(|&e| self.has_pieces(e))
+    }
+
+    /// What a loader should read next.
     pub fn next(&mut self) -> Option<Piece> {
         let piece = |s: &mut Schedule, urgent: bool| {
             let more = |&&e: &&usize| s.has_pieces(e) && (!urgent || s.entries[e].wanted > 0);
