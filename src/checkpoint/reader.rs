@@ -120,3 +120,49 @@ impl Checkpoint {
             .map_err(|e| Error::Model(format!("{}: cannot be read: {e}", self.files[file].0.display())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Memory of `len` bytes that begins at a multiple of `ALIGNED`, inside `room`.
+    fn aligned(room: &mut [u8], len: usize) -> &mut [u8] {
+        let start = room.as_ptr().align_offset(ALIGNED);
+        &mut room[start..start + len]
+    }
+
+    #[test]
+    fn past_the_page_cache_or_through_it_the_same_bytes() {
+        let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let bytes: Vec<u8> = (0..3 * ALIGNED + 700).map(|i| (i * 31 % 251) as u8).collect();
+        file.write_all(&bytes).unwrap();
+        let readers = [false, true].map(|direct| Reader::open(file.path(), direct));
+        let mut room = vec![0u8; 6 * ALIGNED];
+        let mut tried = 0;
+        for reader in readers.into_iter().flatten() {
+            for (start, len, there) in [
+                (0, 1, ALIGNED),
+                (0, 4, 3 * ALIGNED + 700),
+                (1, 2, 2 * ALIGNED),
+                (2, 2, ALIGNED + 700),
+                (3, 2, 700),
+                (4, 1, 0),
+            ] {
+                let into = aligned(&mut room, len * ALIGNED);
+                into.fill(0);
+                match reader.read((start * ALIGNED) as u64, into) {
+                    Ok(n) => assert!(n == there && into[..n] == bytes[start * ALIGNED..][..n], "{start}, {len}: {n}"),
+                    Err(e) if reader.is_direct() => return println!("NOT RUN: unbuffered reads: {e}"),
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            reader.forget(0, bytes.len());
+            assert_eq!(reader.size().unwrap(), bytes.len() as u64);
+            tried += 1;
+        }
+        if tried < 2 {
+            println!("NOT RUN: this file system refuses unbuffered reads");
+        }
+    }
+}

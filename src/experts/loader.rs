@@ -36,10 +36,6 @@ impl Loaders {
         }
         Ok(loaders)
     }
-
-    pub fn count(&self) -> usize {
-        self.threads.len()
-    }
 }
 
 impl Drop for Loaders {
@@ -117,7 +113,7 @@ fn check(slots: &Slots, whole: Whole) {
     drop(schedule);
     slots.announce();
     if more {
-        slots.call(1);
+        slots.call();
     }
 }
 
@@ -169,8 +165,8 @@ mod tests {
             let ids: Vec<_> = choose().into_iter().map(|index| ExpertId { layer, index }).collect();
             let mut schedule = slots.lock();
             schedule.prefetch(turn, &ids);
-            ids.iter().for_each(|&id| _ = schedule.want(turn, slots.images.index(id)));
-            slots.call(8);
+            ids.iter().for_each(|&id| schedule.want(turn, slots.images.index(id)));
+            slots.call();
             let mut pending = ids;
             while !pending.is_empty() {
                 let mut here = vec![];
@@ -227,7 +223,7 @@ mod tests {
         let turn = slots.lock().begin(1);
         let ids: Vec<_> = (0..EXPERTS as u16).map(|index| ExpertId { layer: 1, index }).collect();
         slots.lock().prefetch(turn, &ids);
-        slots.call(4);
+        slots.call();
         std::thread::sleep(Duration::from_millis(10));
         drop(loaders);
         assert_eq!(Arc::strong_count(&slots), 1, "a loader lives on");

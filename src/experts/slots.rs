@@ -97,9 +97,10 @@ impl Slots {
         self.arrived.notify_all();
     }
 
-    /// Tells so many loaders that there may be something to read.
-    pub fn call(&self, loaders: usize) {
-        (0..loaders).for_each(|_| self.work.notify_one());
+    /// Tells a loader that there may be something to read. It calls the next one where there is more: waking a thread takes
+    /// the time of whoever wakes it, and the computation has none to spare.
+    pub fn call(&self) {
+        self.work.notify_one();
     }
 
     /// The next piece for a loader, waiting for one; `None` at the end.
@@ -158,7 +159,7 @@ impl Drop for Pin<'_> {
         let mut schedule = self.slots.lock();
         schedule.unpin(self.slots.images.index(self.id));
         if schedule.is_waiting() {
-            self.slots.call(1);
+            self.slots.call();
         }
     }
 }

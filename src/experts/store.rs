@@ -181,8 +181,11 @@ impl Step<'_> {
     /// speed, never a result.
     pub fn prefetch(&self, ids: &[ExpertId]) {
         if let Held::InSlots(loaders) = &self.store.held {
-            let reads = loaders.slots.lock().prefetch(self.turn, ids);
-            loaders.slots.call(reads.min(loaders.count()));
+            let mut schedule = loaders.slots.lock();
+            schedule.prefetch(self.turn, ids);
+            if schedule.is_waiting() {
+                loaders.slots.call();
+            }
         }
     }
 
@@ -197,9 +200,10 @@ impl Step<'_> {
     pub fn ready<'a>(&'a self, ids: &'a [ExpertId]) -> Arrivals<'a> {
         if let Held::InSlots(loaders) = &self.store.held {
             let mut schedule = loaders.slots.lock();
-            let reads: usize = ids.iter().map(|&id| schedule.want(self.turn, loaders.slots.images.index(id))).sum();
-            drop(schedule);
-            loaders.slots.call(reads.min(loaders.count()));
+            ids.iter().for_each(|&id| schedule.want(self.turn, loaders.slots.images.index(id)));
+            if schedule.is_waiting() {
+                loaders.slots.call();
+            }
         }
         Arrivals { step: self, ids, pending: (0..ids.len()).collect() }
     }
@@ -211,7 +215,7 @@ impl Drop for Step<'_> {
             let mut schedule = loaders.slots.lock();
             schedule.end(self.turn);
             if schedule.is_waiting() {
-                loaders.slots.call(1);
+                loaders.slots.call();
             }
         }
     }
@@ -283,7 +287,7 @@ impl Drop for Arrivals<'_> {
                 schedule.unwant(loaders.slots.images.index(self.ids[place]));
             }
             if schedule.is_waiting() {
-                loaders.slots.call(1);
+                loaders.slots.call();
             }
         }
     }

@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of one read: small enough that one missing expert keeps several loaders busy, large enough for a disk.
-pub const PIECE: usize = 1 << 20;
+pub const PIECE: usize = 512 << 10;
 
 /// Of all experts a prompt's step reads, how many in a hundred it may have put out although their turn is still to come, so
 /// that reading need not wait for the computation; beyond that only where nothing else would go on.
@@ -200,11 +200,10 @@ impl Schedule {
         self.turns[step] = None;
     }
 
-    /// What `step` will ask for next, in this order; what it said before no longer counts. How many reads that makes.
-    pub fn prefetch(&mut self, step: usize, ids: &[ExpertId]) -> usize {
+    /// What `step` will ask for next, in this order; what it said before no longer counts.
+    pub fn prefetch(&mut self, step: usize, ids: &[ExpertId]) {
         self.stuck = false;
         self.unmark(step);
-        let mut reads = 0;
         for &id in ids {
             let expert = self.images.index(id);
             self.entries[expert].expected += 1;
@@ -213,7 +212,6 @@ impl Schedule {
                 self.entries[expert].place = Place::Queued;
                 self.entries[expert].step = step;
                 self.soon.push_back(expert);
-                reads += self.images.image(id).bytes.div_ceil(PIECE);
             }
         }
         if let Some(first) = ids.first()
@@ -225,7 +223,6 @@ impl Schedule {
             let turn = self.turn(step);
             turn.allowed = (turn.begun + missing) * SACRIFICED / 100;
         }
-        reads
     }
 
     pub fn expect(&mut self, ids: &[ExpertId]) {
@@ -256,10 +253,9 @@ impl Schedule {
 
     // ── requests ───────────────────────────────────────────────────────────────────────────────
 
-    /// `step` needs this expert now. How many reads that makes, if they have not begun.
-    pub fn want(&mut self, step: usize, expert: usize) -> usize {
+    /// `step` needs this expert now.
+    pub fn want(&mut self, step: usize, expert: usize) {
         self.stuck = false;
-        let reads = self.images.image(self.images.id(expert)).bytes.div_ceil(PIECE);
         let entry = &mut self.entries[expert];
         entry.wanted += 1;
         entry.step = step;
@@ -267,16 +263,14 @@ impl Schedule {
             Place::Out => {
                 entry.place = Place::Queued;
                 self.now.push_back(expert);
-                reads
             }
             Place::Queued => {
                 if let Some(at) = self.soon.iter().position(|&e| e == expert) {
                     self.soon.remove(at);
                     self.now.push_back(expert);
                 }
-                reads
             }
-            _ => 0,
+            _ => {}
         }
     }
 

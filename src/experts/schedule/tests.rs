@@ -221,7 +221,7 @@ fn a_scan_keeps_what_is_to_come() {
             let ids: Vec<_> = choose(layer).into_iter().map(|index| ExpertId { layer: layer as u16, index }).collect();
             s.prefetch(step, &ids);
             let mut pending: Vec<usize> = ids.iter().map(|&id| s.images.index(id)).collect();
-            pending.iter().for_each(|&e| _ = s.want(step, e));
+            pending.iter().for_each(|&e| s.want(step, e));
             while !pending.is_empty() {
                 while let Some(piece) = s.next() {
                     begun += (piece.range.start == 0) as usize;
