@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn past_the_page_cache_or_through_it_the_same_bytes() {
-        let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
         let bytes: Vec<u8> = (0..3 * ALIGNED + 700).map(|i| (i * 31 % 251) as u8).collect();
         file.write_all(&bytes).unwrap();
         let readers = [false, true].map(|direct| Reader::open(file.path(), direct));
@@ -152,7 +152,10 @@ mod tests {
                 let into = aligned(&mut room, len * ALIGNED);
                 into.fill(0);
                 match reader.read((start * ALIGNED) as u64, into) {
-                    Ok(n) => assert!(n == there && into[..n] == bytes[start * ALIGNED..][..n], "{start}, {len}: {n}"),
+                    Ok(n) => assert!(
+                        n == there && into[..n] == bytes[bytes.len().min(start * ALIGNED)..][..n],
+                        "{start}, {len}: {n}"
+                    ),
                     Err(e) if reader.is_direct() => return println!("NOT RUN: unbuffered reads: {e}"),
                     Err(e) => panic!("{e}"),
                 }
