@@ -16,7 +16,7 @@ pub enum Share {
     Rope,
     Attend,
     AttentionOut,
-    /// Waiting for experts that are read from the disk.
+    /// Asking for experts, and waiting for those that are read from the disk.
     Wait,
     Gate,
     Up,

@@ -76,6 +76,9 @@ pub(super) fn place(
         }
     };
     let needs = account.needs(&wish);
+    if let (Some(asked), Some(free)) = (options.ram, memory::free()) {
+        notes.extend(more_than_free(needs.bytes(Plan::Whole).min(asked), base, &free));
+    }
     let plan = match (&options.placement.slots, budget) {
         (Some(slots), _) => Plan::Slots(slots.count.clamp(1, config.layers.len() * config.experts)),
         (None, None) => Plan::Whole,
@@ -99,6 +102,18 @@ pub(super) fn place(
     }
     let on_disk = slots.map(|_| (checkpoint.file_of(Part::Gate(0, 0)).to_path_buf(), account.slot as usize));
     Ok(Placed { kv: account.kv(&wish), placement, ledger, on_disk })
+}
+
+/// What is said to a budget that will be used beyond what there is.
+fn more_than_free(used: u64, base: u64, free: &Free) -> Option<String> {
+    let there = base.saturating_add(free.bytes);
+    (used > there).then(|| {
+        format!(
+            "--ram: {} will be used, but only {} are free: the system may swap, or end this program",
+            shown(used),
+            shown(there)
+        )
+    })
 }
 
 /// The budget where none was given: what is held already and what is free, less a margin.

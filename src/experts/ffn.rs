@@ -46,7 +46,7 @@ pub fn mixture(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activation
 fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out: &mut Vec<f32>) -> Result<()> {
     let ids: Vec<ExpertId> = groups.iter().map(|g| g.id).collect();
     let mut y: Vec<Vec<f32>> = vec![Vec::new(); groups.len()];
-    let mut arrivals = experts.ready(&ids);
+    let mut arrivals = host.timed(Share::Wait, || experts.ready(&ids));
     loop {
         let here = host.timed(Share::Wait, || arrivals.take())?;
         if here.is_empty() {
@@ -57,6 +57,7 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
         for (here, done) in here.iter().zip(compute(host, &weights, &now, x, experts.tally())) {
             y[here.place] = done;
         }
+        host.timed(Share::Wait, || drop(here)); // others may wait for their slots
     }
 
     // Per output column the experts come in ascending order, whoever computed them.

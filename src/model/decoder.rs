@@ -84,7 +84,7 @@ impl Model {
                 return Err(Error::Interrupted);
             }
             let choice = block.router.choose(host, &activations(host, &x)?)?; // before attention: the layer's input decides
-            experts.prefetch(&choice.ids());
+            host.timed(Share::Wait, || experts.prefetch(&choice.ids()));
             let h = block.norm_in.forward(host, &x)?;
             x = (&x + block.attention.forward(host, &h, kv.layer(layer), &turns)?)?;
             let h = block.norm_ffn.forward(host, &x)?;

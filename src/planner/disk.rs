@@ -1,5 +1,6 @@
 //! How fast the disk under a file gives pieces of the size experts have: the ceiling of everything that is read from it.
 
+use super::hardware::written;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::path::Path;
@@ -45,22 +46,22 @@ pub fn read_speed(file: &Path, piece: usize) -> Result<DiskSpeed> {
     }
     let mut source = Source::open(file).map_err(failed)?;
     // Some file systems open a file so and then refuse to read it.
-    let mut first = Buffer::new(piece);
-    if source.direct && source.read(&mut first, 0).is_err() {
+    // In huge pages, as experts lie: a read into scattered small ones is many reads for the disk.
+    let mut memory = written(piece * DEPTHS[DEPTHS.len() - 1])?;
+    if source.direct && source.read(&mut memory[..piece], 0).is_err() {
         source = Source { file: File::open(file).map_err(failed)?, direct: false };
     }
-    drop(first);
-    let rate = |depth| rate(&source, piece, places, depth).map(|rate| (depth, rate));
-    let by_depth = DEPTHS.into_iter().map(rate).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+    let mut rate = |depth| rate(&source, &mut memory[..depth * piece], places, depth).map(|rate| (depth, rate));
+    let by_depth = DEPTHS.into_iter().map(&mut rate).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
     Ok(DiskSpeed { piece, by_depth, direct: source.direct })
 }
 
-/// Bytes per second with `depth` reads in flight.
-fn rate(source: &Source, piece: usize, places: u64, depth: usize) -> std::io::Result<f64> {
+/// Bytes per second with `depth` reads in flight, each into its part of `memory`.
+fn rate(source: &Source, memory: &mut [u8], places: u64, depth: usize) -> std::io::Result<f64> {
+    let piece = memory.len() / depth;
     let (bytes, next, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let mut buffers: Vec<Buffer> = (0..depth).map(|_| Buffer::new(piece)).collect();
     let start = Instant::now();
-    let read = |buffer: &mut Buffer| -> std::io::Result<()> {
+    let read = |buffer: &mut [u8]| -> std::io::Result<()> {
         // At least once each, however slow the disk is.
         loop {
             let place = scattered(next.fetch_add(1, Relaxed) + depth as u64 * 1_000_003) % places;
@@ -72,7 +73,7 @@ fn rate(source: &Source, piece: usize, places: u64, depth: usize) -> std::io::Re
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = buffers.iter_mut().map(|buffer| scope.spawn(|| read(buffer))).collect();
+        let threads: Vec<_> = memory.chunks_mut(piece).map(|buffer| scope.spawn(|| read(buffer))).collect();
         threads.into_iter().try_for_each(|thread| {
             let done = thread.join().expect("a read does not panic");
             stop.store(done.is_err(), Relaxed);
@@ -88,25 +89,6 @@ fn scattered(n: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-/// Memory that unbuffered reads accept.
-struct Buffer {
-    room: Vec<u8>,
-    skip: usize,
-}
-
-impl Buffer {
-    fn new(bytes: usize) -> Buffer {
-        let room = vec![0; bytes + ALIGNMENT];
-        let skip = room.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Buffer { room, skip }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        let end = self.room.len() - ALIGNMENT + self.skip;
-        &mut self.room[self.skip..end]
-    }
 }
 
 struct Source {
@@ -128,15 +110,15 @@ impl Source {
         Ok(Source { file: File::open(path)?, direct: false })
     }
 
-    fn read(&self, buffer: &mut Buffer, offset: u64) -> std::io::Result<()> {
+    fn read(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
         #[cfg(unix)]
-        return std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer.bytes(), offset);
+        return std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset);
         #[cfg(not(unix))]
         {
             use std::io::{Read, Seek, SeekFrom};
             let mut file = self.file.try_clone()?;
             file.seek(SeekFrom::Start(offset))?;
-            file.read_exact(buffer.bytes())
+            file.read_exact(buffer)
         }
     }
 }
@@ -161,11 +143,5 @@ mod tests {
             assert!(sentence.contains("1048576 bytes are too few"), "{sentence}");
         }
         assert!(read_speed(Path::new("no such file"), 1).is_err());
-    }
-
-    #[test]
-    fn buffers_begin_on_a_page() {
-        let mut buffer = Buffer::new(8192);
-        assert_eq!((buffer.bytes().len(), buffer.bytes().as_ptr() as usize % ALIGNMENT), (8192, 0));
     }
 }

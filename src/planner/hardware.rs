@@ -67,15 +67,7 @@ pub fn read_bandwidth(most: usize, budget: Option<u64>) -> Result<ReadBandwidth>
     });
     let allowed = budget.map_or(usize::MAX, |bytes| usize::try_from(bytes / 2).unwrap_or(usize::MAX));
     let buffer_bytes = buffer_bytes.min(allowed / STEP * STEP).max(STEP);
-    let mut buffer = MmapMut::map_anon(buffer_bytes)
-        .map_err(|e| Error::Memory(format!("{buffer_bytes} bytes to measure the memory with could not be had: {e}")))?;
-    // Without huge pages the measurement stands all the same; `pages` says which it was.
-    #[cfg(target_os = "linux")]
-    let _ = buffer.advise(memmap2::Advice::HugePage);
-    // Written, or every page would be the one page of zeros.
-    for (i, page) in buffer.chunks_mut(4096).enumerate() {
-        page.fill(i as u8);
-    }
+    let buffer = written(buffer_bytes)?;
     let mut by_threads = Vec::new();
     let mut threads = 1;
     loop {
@@ -86,6 +78,19 @@ pub fn read_bandwidth(most: usize, budget: Option<u64>) -> Result<ReadBandwidth>
         threads = (threads * 2).min(most);
     }
     Ok(ReadBandwidth { by_threads, buffer_bytes, pages: pages_of(&buffer) })
+}
+
+/// Memory to measure with, in huge pages where the system has them: without them the measurement stands all the same.
+pub(super) fn written(bytes: usize) -> Result<MmapMut> {
+    let mut buffer = MmapMut::map_anon(bytes)
+        .map_err(|e| Error::Memory(format!("{bytes} bytes to measure with could not be had: {e}")))?;
+    #[cfg(target_os = "linux")]
+    let _ = buffer.advise(memmap2::Advice::HugePage);
+    // Written, or every page would be the one page of zeros.
+    for (i, page) in buffer.chunks_mut(4096).enumerate() {
+        page.fill(i as u8);
+    }
+    Ok(buffer)
 }
 
 fn median_rate(buffer: &[u8], threads: usize) -> f64 {
