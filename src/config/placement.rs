@@ -39,15 +39,24 @@ impl Slots {
 pub enum PolicyName {
     #[default]
     Lru,
+    Lfu,
+    Slru,
+    Odds,
+    Ahead,
 }
 
 impl PolicyName {
-    pub const ALL: [PolicyName; 1] = [PolicyName::Lru];
+    pub const ALL: [PolicyName; 5] =
+        [PolicyName::Lru, PolicyName::Lfu, PolicyName::Slru, PolicyName::Odds, PolicyName::Ahead];
 
     /// The spelling on the command line.
     pub fn name(self) -> &'static str {
         match self {
             PolicyName::Lru => "lru",
+            PolicyName::Lfu => "lfu",
+            PolicyName::Slru => "slru",
+            PolicyName::Odds => "odds",
+            PolicyName::Ahead => "ahead",
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::config::Config;
 pub use crate::config::placement::{Placement, PolicyName, Slots};
 use crate::error::{Error, Result};
 pub use crate::experts::StoreStats;
+use crate::experts::trace::{Header, Recorder};
 use crate::experts::{ExpertId, ExpertStore, LayerCounts, Wrap};
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
@@ -75,6 +76,8 @@ pub struct Options {
     pub template: TemplateOverride,
     /// Refuse weights that are not finite (reads every weight once).
     pub check: bool,
+    /// Where to write which experts the routers choose.
+    pub trace: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -101,6 +104,7 @@ impl Default for Options {
             logits: 1,
             template: TemplateOverride::default(),
             check: false,
+            trace: None,
         }
     }
 }
@@ -169,7 +173,10 @@ impl Engine {
         if options.lock {
             notes.extend(pin::pin(&weights, &experts, &placement));
         }
-        let model = Model::new(&config, &weights, experts, host.clone());
+        let mut model = Model::new(&config, &weights, experts, host.clone());
+        if let Some(path) = &options.trace {
+            model.record(Recorder::create(path, &header(&config, &model))?);
+        }
         Ok(Engine { shared: Arc::new(Shared { config, text, model, host, kv, threads, notes, ledger, on_disk }) })
     }
 
@@ -242,9 +249,25 @@ impl Engine {
         self.shared.host.set_fine(fine);
     }
 
+    /// Ends the trace, if one was asked for. The answer is a note where the trace holds less than what was run.
+    pub fn finish_trace(&self) -> Result<Option<String>> {
+        self.shared.model.trace().map_or(Ok(None), Recorder::finish)
+    }
+
     /// Starts an empty conversation; allocates its cache.
     pub fn session(&self) -> Session {
         Session::new(self.clone())
+    }
+}
+
+/// What a trace of this model begins with.
+fn header(config: &Config, model: &Model) -> Header {
+    Header {
+        model: config.name.clone().unwrap_or_else(|| config.family.to_string()),
+        layers: config.layers.len(),
+        experts: config.experts,
+        active: config.active,
+        expert_bytes: model.experts().expert_bytes(),
     }
 }
 

@@ -7,12 +7,14 @@ mod ffn;
 mod image;
 mod loader;
 pub mod policy;
+pub mod replay;
 mod schedule;
 mod slots;
 mod stats;
 mod store;
 mod tally;
 pub mod tier;
+pub mod trace;
 
 pub use ffn::{WAVE_TOKENS, mixture};
 pub use image::slot_bytes;
@@ -86,6 +88,16 @@ impl Choice {
         ids.sort_unstable();
         ids.dedup();
         ids.into_iter().map(|index| ExpertId { layer: self.layer, index }).collect()
+    }
+
+    /// The experts chosen by at least one token, ascending, and by how many.
+    pub fn counts(&self) -> Vec<(u16, u32)> {
+        let mut counts: Vec<(u16, u32)> = self.ids().into_iter().map(|id| (id.index, 0)).collect();
+        for expert in &self.experts {
+            let at = counts.binary_search_by_key(expert, |c| c.0).expect("ids() names every chosen expert");
+            counts[at].1 += 1;
+        }
+        counts
     }
 
     /// The choice turned round: per expert, ascending, who wants it.

@@ -6,7 +6,7 @@ use super::policy::{self, Shape};
 use super::schedule::Found;
 use super::slots::{Pin, Slots};
 use super::tier::{FileTier, Tier};
-use super::{Down, Expert, ExpertId, StoreStats, Tally};
+use super::{Choice, Down, Expert, ExpertId, StoreStats, Tally};
 use crate::checkpoint::{DownOrder, Matrix, Part, Weights};
 use crate::config::Config;
 use crate::config::placement::{self, Placement};
@@ -134,6 +134,22 @@ impl ExpertStore {
         Step { store: self, turn, interrupt }
     }
 
+    /// Bytes of an expert as it is kept here: its matrices, or a slot.
+    pub fn expert_bytes(&self) -> u64 {
+        match &self.held {
+            Held::Lying(lying) => lying.experts[0].iter().map(|matrix| matrix.bytes().len() as u64).sum(),
+            Held::InSlots(loaders) => loaders.slots.images.slot_bytes() as u64,
+        }
+    }
+
+    /// Whether hints are of use: `Step::expect` says them.
+    pub fn wants_hints(&self) -> bool {
+        match &self.held {
+            Held::Lying(_) => false,
+            Held::InSlots(loaders) => loaders.slots.lock().wants_hints(),
+        }
+    }
+
     /// What was done so far; `None` where no expert ever has to be read.
     pub fn stats(&self) -> Option<StoreStats> {
         match &self.held {
@@ -186,6 +202,14 @@ impl Step<'_> {
             if schedule.is_waiting() {
                 loaders.slots.call();
             }
+        }
+    }
+
+    /// Says what a layer's router has chosen: a hint for whom to keep. May change speed, never a result.
+    pub fn chosen(&self, choice: &Choice) {
+        if let Held::InSlots(loaders) = &self.store.held {
+            let tokens = choice.experts.len() / choice.active;
+            loaders.slots.lock().chosen(choice.layer, &choice.counts(), tokens as u32);
         }
     }
 

@@ -13,9 +13,11 @@ use crate::bridge::{activations, tensor};
 use crate::checkpoint::{Matrix, Part, Weights};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::experts::ExpertStore;
+use crate::experts::trace::{self, Recorder, Visit};
+use crate::experts::{ExpertId, ExpertStore};
 use crate::host::{Host, Share};
 use candle_core::Tensor;
+use kernels::Activations;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,7 @@ pub struct Model {
     norm_out: Norm,
     head: Linear, // [vocab, width]
     rotation: Rotation,
+    trace: Option<Recorder>,
 }
 
 struct Block {
@@ -55,12 +58,22 @@ impl Model {
             norm_out: norm(Part::OutputNorm),
             head: Linear::new(vec![weights.matrix(Part::Head)], Share::Head),
             rotation: Rotation::new(config),
+            trace: None,
             host,
         }
     }
 
     pub fn experts(&self) -> &ExpertStore {
         &self.experts
+    }
+
+    /// From now on every step goes into `recorder` too.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.trace = Some(recorder);
+    }
+
+    pub fn trace(&self) -> Option<&Recorder> {
+        self.trace.as_ref()
     }
 
     /// Appends `tokens` to `kv` and returns the logits of those whose index lies in `want`, `[want.len(), vocab]`.
@@ -79,23 +92,46 @@ impl Model {
         let experts = self.experts.step(tokens.len(), interrupt);
         kv.begin(tokens.len());
         let mut x = host.timed(Share::Embed, || self.embed(tokens))?; // [t, width]
+        let mut record = self.trace.as_ref().map(|_| trace::Step::new(tokens.len()));
         for (layer, block) in self.blocks.iter().enumerate() {
             if interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
-            let choice = block.router.choose(host, &activations(host, &x)?)?; // before attention: the layer's input decides
-            host.timed(Share::Wait, || experts.prefetch(&choice.ids()));
+            let input = activations(host, &x)?;
+            let choice = block.router.choose(host, &input)?; // before attention: the layer's input decides
+            let expected = self.expected(layer, &input);
+            host.timed(Share::Wait, || {
+                experts.expect(&expected);
+                experts.chosen(&choice);
+                experts.prefetch(&choice.ids());
+            });
+            if let Some(step) = &mut record {
+                step.visits.push(Visit::new(&choice, &expected));
+            }
             let h = block.norm_in.forward(host, &x)?;
             x = (&x + block.attention.forward(host, &h, kv.layer(layer), &turns)?)?;
             let h = block.norm_ffn.forward(host, &x)?;
             x = (&x + mixture::forward(host, &experts, &choice, &h)?)?;
         }
         kv.grow(tokens.len());
+        if let (Some(recorder), Some(step)) = (&self.trace, record) {
+            recorder.add(&step);
+        }
         if want.is_empty() {
             return Ok(Vec::new());
         }
         let last = self.norm_out.forward(host, &x.narrow(0, want.start, want.len())?)?;
         Ok(self.head.forward(host, &activations(host, &last)?))
+    }
+
+    /// Experts the next layer may choose, guessed from the input of `layer`, likeliest first. Nothing where nobody asks for
+    /// them, and for a prompt, whose steps go through most experts anyway.
+    fn expected(&self, layer: usize, x: &Activations) -> Vec<ExpertId> {
+        let asked = self.trace.is_some() || self.experts.wants_hints();
+        match self.blocks.get(layer + 1) {
+            Some(next) if asked && x.t() == 1 => next.router.expect(&self.host, x),
+            _ => Vec::new(),
+        }
     }
 
     /// Rows of the embedding, unscaled (specification 3.1, step 1).

@@ -4,7 +4,7 @@ use super::linear::Linear;
 use crate::checkpoint::Matrix;
 use crate::config::Gating;
 use crate::error::{Error, Result};
-use crate::experts::Choice;
+use crate::experts::{Choice, ExpertId};
 use crate::host::{Host, Share};
 use kernels::Activations;
 use kernels::norm::{exp, sigmoid};
@@ -39,10 +39,16 @@ impl Router {
         Ok(choice)
     }
 
+    /// The experts this router would choose first for the token of `x` `[1, width]` if that, which entered an earlier layer,
+    /// entered its own: twice as many as it will choose, likeliest first. A guess, never an error.
+    pub fn expect(&self, host: &Host, x: &Activations) -> Vec<ExpertId> {
+        let order = ranked(&self.weight.forward(host, x));
+        order.into_iter().take(2 * self.active).map(|index| ExpertId { layer: self.layer, index }).collect()
+    }
+
     /// The largest logits win, ties go to the lower index; gating sees the winners only.
     fn one(&self, logits: &[f32], choice: &mut Choice) {
-        let mut order: Vec<u16> = (0..logits.len() as u16).collect();
-        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        let mut order = ranked(logits);
         order.truncate(self.active);
         let top = logits[order[0] as usize];
         let gate = |&e: &u16| match self.gating {
@@ -56,4 +62,11 @@ impl Router {
         choice.experts.extend(&order);
         choice.weights.extend(gates.iter().map(|g| g / sum));
     }
+}
+
+/// Indices of `logits`, largest first, the lower of equals first.
+fn ranked(logits: &[f32]) -> Vec<u16> {
+    let mut order: Vec<u16> = (0..logits.len() as u16).collect();
+    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    order
 }

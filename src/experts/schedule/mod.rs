@@ -225,6 +225,15 @@ impl Schedule {
         }
     }
 
+    /// A layer's router has spoken for a step of so many tokens.
+    pub fn chosen(&mut self, layer: u16, chosen: &[(u16, u32)], tokens: u32) {
+        self.policy.chosen(layer, chosen, tokens);
+    }
+
+    pub fn wants_hints(&self) -> bool {
+        self.policy.wants_hints()
+    }
+
     pub fn expect(&mut self, ids: &[ExpertId]) {
         self.policy.expect(ids);
     }
