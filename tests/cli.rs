@@ -389,3 +389,42 @@ fn packed_files_are_made_listed_verified_and_removed() {
     assert!(outcome.code == 0 && outcome.stderr.contains("freed"), "{outcome:?}");
     assert_eq!(home_with.run(&["cache", "ls"]).stdout, "");
 }
+
+/// A run writes down which experts it chose; `cache-sim` replays that through every policy, or says why it cannot.
+#[test]
+fn traces_are_written_and_replayed() {
+    let home = Home::new();
+    let outcome = home.run(&["-p", "Hello!", "-n", "8", "--temp", "0", "-ub", "1", "--trace", "trace"]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let trace = std::fs::read_to_string(home.path("trace")).expect("a trace was written");
+    assert!(trace.starts_with("{\"trace\":\"thermocline\",\"version\":1,"), "{trace}");
+
+    let outcome = home.run(&["cache-sim", "trace", "--share", "25%", "--slots", "96", "-o", "json"]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(outcome.stderr.contains("hints: of a layer's experts"), "{outcome:?}");
+    let rows: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    let rows = rows.as_array().expect("a list");
+    let misses = |policy: &str, slots: u64| {
+        let row = rows.iter().find(|row| row["policy"] == policy && row["slots"] == slots).expect("a row");
+        row["misses_per_token"].as_f64().expect("a number")
+    };
+    assert!(misses("foresight", 24) <= misses("odds", 24) && misses("odds", 24) <= 12.0, "{rows:?}");
+    assert!(misses("foresight", 96) == misses("lru", 96), "{rows:?}");
+    assert!(rows[0]["closed"] == 0.0 && rows[0]["hit_rate"].is_f64(), "{rows:?}");
+
+    let shown = home.run(&["cache-sim", "trace"]);
+    assert!(shown.stdout.contains("| foresight ") && shown.stdout.contains("2 of 16 experts"), "{shown:?}");
+    for (line, words) in [
+        (&["cache-sim", "no-such-file"][..], "cannot be read"),
+        (&["cache-sim", "broken"], "line 1: expected a line of JSON"),
+        (&["cache-sim", "trace", "--slots", "1"], "expected at least 2"),
+        (&["cache-sim", "trace", "--slots", "97"], "at most all 96"),
+        (&["cache-sim", "trace", "--share", "0%"], "like 25%,60%"),
+        (&["-p", "x", "--trace", "no/such/folder"], "cannot be written"),
+    ] {
+        std::fs::write(home.path("broken"), "x\n").expect("a file");
+        let outcome = home.run(line);
+        assert_eq!(outcome.code, 2, "{line:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(words), "{line:?}: {outcome:?}");
+    }
+}

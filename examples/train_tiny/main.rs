@@ -47,6 +47,9 @@ struct Args {
     /// Train nothing: print this many documents of the corpus
     #[arg(long)]
     corpus: Option<usize>,
+    /// Train nothing: print this many documents of the text the figures are measured on
+    #[arg(long)]
+    held_out: Option<usize>,
 }
 
 fn main() -> Result<()> {
@@ -57,6 +60,11 @@ fn main() -> Result<()> {
             let document = corpus::document(&mut random);
             println!("--- {}\n{}", document.domain.name(), document.text);
         }
+        return Ok(());
+    }
+    if let Some(count) = args.held_out {
+        let mut random = corpus::random::Random::new(evaluate::HELD_OUT_SEED);
+        (0..count).for_each(|_| print!("{}{}", corpus::document(&mut random).text, tokenizer::END_OF_TEXT));
         return Ok(());
     }
     if !args.evaluate {

@@ -54,6 +54,8 @@ pub enum Command {
     Pack(PackArgs),
     /// Look after the packed files of models
     Cache(CacheArgs),
+    /// Replay a trace (--trace) through every cache policy, and through perfect foresight
+    CacheSim(CacheSimArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -95,6 +97,9 @@ pub struct LoadArgs {
     /// Make every fallback an error instead of a note
     #[arg(long, env = "THERMOCLINE_STRICT", value_parser = FalseyValueParser::new())]
     pub strict: bool,
+    /// Write which experts each token chooses to FILE, for `cache-sim`
+    #[arg(long, value_name = "FILE", env = "THERMOCLINE_TRACE")]
+    pub trace: Option<PathBuf>,
     /// Say more: where the memory goes, which instructions are used
     #[arg(short, long, env = "THERMOCLINE_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,
@@ -322,6 +327,9 @@ pub struct PerplexityArgs {
     /// Tokens in a window; the second half of each is scored
     #[arg(short, long, value_name = "N", env = "THERMOCLINE_PERPLEXITY_CTX_SIZE", value_parser = positive, default_value = "512")]
     pub ctx_size: usize,
+    /// Special tokens spelled out in the text are those tokens, not their letters
+    #[arg(long, env = "THERMOCLINE_PARSE_SPECIAL", value_parser = FalseyValueParser::new())]
+    pub parse_special: bool,
     /// Stop after this many windows
     #[arg(long, value_name = "N", env = "THERMOCLINE_CHUNKS", value_parser = positive)]
     pub chunks: Option<usize>,
@@ -395,6 +403,22 @@ pub enum CacheAction {
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct CacheSimArgs {
+    /// What --trace has written
+    #[arg(value_name = "TRACE")]
+    pub trace: PathBuf,
+    /// How many experts can be at hand
+    #[arg(long, value_name = "N[,N]", env = "THERMOCLINE_SLOTS", value_parser = counts)]
+    pub slots: Option<super::values::Counts>,
+    /// The same, as shares of all experts [default: 25%,60%]
+    #[arg(long, value_name = "P%[,P%]", env = "THERMOCLINE_SHARE", value_parser = super::values::shares)]
+    pub share: Option<super::values::Shares>,
+    /// How the rows are printed
+    #[arg(short = 'o', long, value_name = "FORM", env = "THERMOCLINE_BENCH_OUTPUT", default_value = "md")]
+    pub output: Output,
 }
 
 #[derive(Args, Debug, Clone)]

@@ -34,6 +34,7 @@ pub fn run(args: &LogitsArgs) -> Done {
         }
     })?;
     written.and_then(|()| out.flush()).map_err(failed)?;
+    open::finish(&engine)?;
     let (rows, vocab) = (tokens.len() - first, engine.config().vocab);
     terminal::say(&format!("{rows} x {vocab} f32 in {}", args.out.display()));
     Ok(())

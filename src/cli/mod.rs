@@ -7,6 +7,7 @@ mod argv;
 mod bench;
 mod bundled;
 mod cache;
+mod cache_sim;
 mod chat;
 mod completions;
 mod conversation;
@@ -22,6 +23,7 @@ mod places;
 mod profile;
 mod progress;
 mod run;
+mod table;
 mod terminal;
 mod values;
 
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Some(Command::Profile(args)) => profile::run(&args),
         Some(Command::Pack(args)) => pack::run(&args),
         Some(Command::Cache(args)) => cache::run(&args),
+        Some(Command::CacheSim(args)) => cache_sim::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
     };
     match done {
@@ -119,7 +122,7 @@ fn settle(cli: &mut Cli, matches: &ArgMatches) -> Result<()> {
         Some(Command::Profile(args)) => (&mut args.model, args.name.take()),
         Some(Command::Inspect(args)) => (&mut args.model, args.name.take()),
         Some(Command::Pack(args)) => (&mut args.model, args.name.take()),
-        Some(Command::Cache(_) | Command::Completions(_)) => return Ok(()),
+        Some(Command::Cache(_) | Command::CacheSim(_) | Command::Completions(_)) => return Ok(()),
     };
     settle_model(model, name, matches)?;
     let text = match &mut cli.command {

@@ -47,6 +47,7 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
         loaders: load.memory.loaders,
         verify: load.memory.verify,
         lock: load.memory.mlock,
+        trace: load.trace.clone(),
         ..base
     }
 }
@@ -89,6 +90,14 @@ pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options, interrupts: &
     }
     let recording = Recording::new(&engine, habits);
     Ok(Opened { engine, name: found.name, recording })
+}
+
+/// Writes out what the engine still holds of a trace. To be called when a command has done its work.
+pub fn finish(engine: &Engine) -> Result<()> {
+    if let Some(note) = engine.finish_trace()? {
+        say_note(&note);
+    }
+    Ok(())
 }
 
 /// The model's packed file where that is faster, made now if it is not there.

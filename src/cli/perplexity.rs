@@ -20,7 +20,7 @@ pub fn run(args: &PerplexityArgs) -> Done {
     options.logits = args.ctx_size.div_ceil(2);
     let Opened { engine, name, recording: _recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let leading = engine.text().leading();
-    let tokens: Vec<u32> = leading.into_iter().chain(engine.text().encode(&text, false)?).collect();
+    let tokens: Vec<u32> = leading.into_iter().chain(engine.text().encode(&text, args.parse_special)?).collect();
     let windows = windows(tokens.len(), args.ctx_size, args.chunks)?;
     let first = args.ctx_size / 2;
     let mut score = Score::default();
@@ -39,6 +39,7 @@ pub fn run(args: &PerplexityArgs) -> Done {
         let (perplexity, error) = score.perplexity();
         terminal::answer(&format!("window {} of {windows}: {perplexity:.4} +/- {error:.4}\n", number + 1))?;
     }
+    open::finish(&engine)?;
     let (perplexity, error) = score.perplexity();
     terminal::answer(&format!(
         "perplexity of {name}: {perplexity:.4} +/- {error:.4} ({} tokens scored in {windows} windows of {})\n",

@@ -5,7 +5,7 @@ use super::conversation::{Conversation, Settings};
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
 use super::values::{Predict, unescape};
-use super::{Done, chat, memory, terminal};
+use super::{Done, Stop, chat, memory, terminal};
 use crate::engine::Finish;
 use crate::engine::sampler::Sampling;
 use crate::engine::text::{Message, TemplateOverride};
@@ -38,11 +38,13 @@ pub fn run(args: RunArgs) -> Done {
         perf: !args.no_perf,
         rewind: options.rewind,
     };
-    let conversation = Conversation::new(engine, settings);
-    match prompt {
+    let conversation = Conversation::new(engine.clone(), settings);
+    let done = match prompt {
         Some(prompt) => once(conversation, prompt, args.load.verbose, &interrupts),
         None => chat::chat(conversation, &name, &interrupts),
-    }
+    };
+    let finished = open::finish(&engine);
+    done.and(finished.map_err(Stop::Failed))
 }
 
 /// One answer on standard output, ended by a newline.
@@ -53,7 +55,7 @@ fn once(mut conversation: Conversation, prompt: String, verbose: bool, interrupt
         ended = piece.ends_with('\n');
         terminal::answer(piece)
     });
-    if !ended && !matches!(outcome, Err(super::Stop::PipeClosed)) {
+    if !ended && !matches!(outcome, Err(Stop::PipeClosed)) {
         terminal::answer("\n")?;
     }
     let finish = outcome?;

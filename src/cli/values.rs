@@ -198,6 +198,22 @@ pub fn counts(text: &str) -> Result<Counts, String> {
     Ok(Counts(list))
 }
 
+/// Shares of a whole, `25%,60%`: more than none, at most all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shares(pub Vec<f64>);
+
+pub fn shares(text: &str) -> Result<Shares, String> {
+    let share = |text: &str| match text.trim().trim_end_matches('%').parse::<f64>() {
+        Ok(x) if x > 0.0 && x <= 100.0 => Ok(x / 100.0),
+        _ => Err("percentages above 0 and up to 100 are expected, separated by commas, like 25%,60%".to_string()),
+    };
+    let list = text.split(',').map(share).collect::<Result<Vec<_>, _>>()?;
+    if list.len() > MOST_COUNTS {
+        return Err(format!("at most {MOST_COUNTS} shares are accepted"));
+    }
+    Ok(Shares(list))
+}
+
 /// Replaces `\n`, `\t`, `\r`, `\\`, `\"` and `\'` by what they stand for; anything else after a backslash stays.
 pub fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -244,6 +260,8 @@ mod tests {
         assert!(predict("0").is_err());
         assert!(fraction("1.5").is_err() && fraction("nan").is_err());
         assert!(temperature("-1").is_err());
+        assert_eq!(shares("25%, 60"), Ok(Shares(vec![0.25, 0.6])));
+        assert!(["", "0", "-5%", "101%", "x", "nan", "25%,"].iter().all(|wrong| shares(wrong).is_err()));
         assert_eq!(counts("1,2"), Ok(Counts(vec![1, 2])));
         assert!(counts("1,,2").is_err());
         assert!(counts(&vec!["1"; 65].join(",")).is_err());

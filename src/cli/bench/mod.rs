@@ -52,6 +52,7 @@ pub fn run(args: &BenchArgs) -> Done {
     super::memory::say_peak(&engine, args.load.verbose);
     let budget = engine.ledger().budget.filter(Budget::in_force);
     let on_disk = engine.experts_on_disk();
+    open::finish(&engine)?;
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
     drop((session, engine, recording));
     let mut passing = Passing::show("measuring memory");
