@@ -406,6 +406,7 @@ fn slots_policies_loaders_and_unruly_disks() {
                 count: least + draw.below(total - least + 2),
                 policy: draw.of(&PolicyName::ALL),
                 loaders: 1 + draw.below(8),
+                ahead: draw.below(4),
                 verify: draw.of(&[false, true]),
             };
             let way = Way {

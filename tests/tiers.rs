@@ -273,7 +273,9 @@ fn a_prompt_reads_each_missing_expert_once() {
                     0 => Fate::Late(Duration::from_micros(200)),
                     _ => Fate::Well,
                 };
-                let engine = open_with(path, Slots { loaders, ..Slots::new(count) }, &Unruly::wrap(&log, fates));
+                // Without guesses, of which some would still be on their way when the prompt begins.
+                let slots = Slots { loaders, ahead: 0, ..Slots::new(count) };
+                let engine = open_with(path, slots, &Unruly::wrap(&log, fates));
                 // First after single tokens, which leave experts of all layers; then after prompts, which leave others.
                 decode(&mut engine.session(), &tokens(30, 9));
                 for round in 0..3 {

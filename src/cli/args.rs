@@ -121,6 +121,9 @@ pub struct MemoryArgs {
     /// Threads that read experts from the disk, where not all fit
     #[arg(long, value_name = "N", env = "THERMOCLINE_LOADERS", value_parser = super::values::loaders, default_value_t = Slots::LOADERS)]
     pub loaders: usize,
+    /// How many layers ahead experts are guessed and read while the disk would idle, where not all fit; 0: none
+    #[arg(long, value_name = "LAYERS", env = "THERMOCLINE_READ_AHEAD", value_parser = length, default_value_t = Slots::AHEAD)]
+    pub read_ahead: usize,
     /// Hold every expert that is read from a packed file against its hash
     #[arg(long, env = "THERMOCLINE_VERIFY", value_parser = FalseyValueParser::new())]
     pub verify: bool,

@@ -38,8 +38,12 @@ pub fn disk(stats: &StoreStats) -> String {
         0 => String::new(),
         n => format!(", {n} reads repeated"),
     };
+    let ahead = match stats.guesses {
+        0 => String::new(),
+        n => format!(", {:.0} % of {n} guesses right", 100.0 * stats.right as f64 / n as f64),
+    };
     format!(
-        "disk {:.2} GB/s, waited for {:.2} s, {:.0} % of its time hidden behind computing{repeated}",
+        "disk {:.2} GB/s, waited for {:.2} s, {:.0} % of its time hidden behind computing{ahead}{repeated}",
         stats.bytes_per_second() / 1e9,
         stats.waited,
         100.0 * hidden_share(stats)

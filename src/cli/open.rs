@@ -45,6 +45,7 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
         ram: load.memory.ram,
         policy: load.memory.policy,
         loaders: load.memory.loaders,
+        ahead: load.memory.read_ahead,
         verify: load.memory.verify,
         lock: load.memory.mlock,
         trace: load.trace.clone(),

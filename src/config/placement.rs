@@ -20,6 +20,8 @@ pub struct Slots {
     pub policy: PolicyName,
     /// Threads that read from the disk.
     pub loaders: usize,
+    /// How many layers ahead experts are guessed and read while the disk would idle; 0: none are.
+    pub ahead: usize,
     /// Hold every expert against the hash it was packed with, each time it is read.
     pub verify: bool,
 }
@@ -27,10 +29,12 @@ pub struct Slots {
 impl Slots {
     /// Reads in flight that keep a disk busy.
     pub const LOADERS: usize = 8;
+    /// Far enough that an expert has come when its layer's turn does, near enough that most guesses are right.
+    pub const AHEAD: usize = 2;
 
     /// `count` slots, all else as usual.
     pub fn new(count: usize) -> Slots {
-        Slots { count, policy: PolicyName::default(), loaders: Slots::LOADERS, verify: false }
+        Slots { count, policy: PolicyName::default(), loaders: Slots::LOADERS, ahead: Slots::AHEAD, verify: false }
     }
 }
 

@@ -67,6 +67,7 @@ pub struct Options {
     /// How slots are used that the budget decides on.
     pub policy: PolicyName,
     pub loaders: usize,
+    pub ahead: usize,
     pub verify: bool,
     /// Pin weights in memory.
     pub lock: bool,
@@ -98,6 +99,7 @@ impl Default for Options {
             placement: Placement::default(),
             policy: PolicyName::default(),
             loaders: Slots::LOADERS,
+            ahead: Slots::AHEAD,
             verify: false,
             lock: false,
             sessions: 1,

@@ -89,7 +89,8 @@ pub(super) fn place(
     let placement = match plan {
         Plan::Whole => options.placement.clone(),
         Plan::Slots(count) => {
-            let asked = Slots { count, policy: options.policy, loaders: options.loaders, verify: options.verify };
+            let Options { policy, loaders, ahead, verify, .. } = *options;
+            let asked = Slots { count, policy, loaders, ahead, verify };
             Placement { slots: Some(options.placement.slots.clone().unwrap_or(asked)) }
         }
     };

@@ -12,6 +12,9 @@ pub struct StoreStats {
     /// however many tokens of the step chose it.
     pub hits: u64,
     pub misses: u64,
+    /// Experts read before a router asked for them, and how many of these it then did (they count as misses).
+    pub guesses: u64,
+    pub right: u64,
     /// Experts let go.
     pub evictions: u64,
     /// Bytes that came from the disk, in so many reads, of which so many had to be repeated.
@@ -49,6 +52,8 @@ impl StoreStats {
             resident: self.resident,
             hits: self.hits - earlier.hits,
             misses: self.misses - earlier.misses,
+            guesses: self.guesses - earlier.guesses,
+            right: self.right - earlier.right,
             evictions: self.evictions - earlier.evictions,
             bytes_read: self.bytes_read - earlier.bytes_read,
             reads: self.reads - earlier.reads,
@@ -129,8 +134,14 @@ impl Meter {
         self.stats.evictions += 1;
     }
 
-    /// An expert was given to a step; `fresh`: it had to be read.
-    pub fn given(&mut self, fresh: bool) {
+    /// An expert begins to be read that nobody has asked for yet.
+    pub fn guessed(&mut self) {
+        self.stats.guesses += 1;
+    }
+
+    /// An expert was given to a step; `fresh`: it had to be read, and `guessed`: that began before it was asked for.
+    pub fn given(&mut self, fresh: bool, guessed: bool) {
+        self.stats.right += u64::from(fresh && guessed);
         match fresh {
             true => self.stats.misses += 1,
             false => self.stats.hits += 1,

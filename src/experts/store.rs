@@ -25,6 +25,7 @@ pub type Wrap<'a> = dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier> + 'a;
 /// All experts of a model.
 pub struct ExpertStore {
     held: Held,
+    ahead: usize,
     notes: Vec<String>,
     tally: Tally,
 }
@@ -77,7 +78,7 @@ impl ExpertStore {
     ) -> Result<ExpertStore> {
         let Some(asked) = &placement.slots else {
             let held = Held::Lying(Lying::new(config, weights));
-            return Ok(ExpertStore { held, notes: vec![], tally: Tally::new(config) });
+            return Ok(ExpertStore { held, ahead: 0, notes: vec![], tally: Tally::new(config) });
         };
         check(config, asked)?;
         let checkpoint = weights.checkpoint();
@@ -92,7 +93,7 @@ impl ExpertStore {
         let (files, said) = FileTier::open(checkpoint, images, slots.first_page(PAGE))?;
         notes.extend(said);
         let loaders = Loaders::start(Arc::new(slots), wrap(Arc::new(files)), asked.loaders)?;
-        Ok(ExpertStore { held: Held::InSlots(loaders), notes, tally: Tally::new(config) })
+        Ok(ExpertStore { held: Held::InSlots(loaders), ahead: asked.ahead, notes, tally: Tally::new(config) })
     }
 
     /// Fallbacks that were taken, with their cost, one sentence each.
@@ -140,6 +141,11 @@ impl ExpertStore {
             Held::Lying(lying) => lying.experts[0].iter().map(|matrix| matrix.bytes().len() as u64).sum(),
             Held::InSlots(loaders) => loaders.slots.images.slot_bytes() as u64,
         }
+    }
+
+    /// How many layers ahead experts are to be guessed: [`Step::guess`] says them. 0 where none is ever read.
+    pub fn read_ahead(&self) -> usize {
+        self.ahead
     }
 
     /// Whether hints are of use: `Step::expect` says them.
@@ -210,6 +216,18 @@ impl Step<'_> {
         if let Held::InSlots(loaders) = &self.store.held {
             let tokens = choice.experts.len() / choice.active;
             loaders.slots.lock().chosen(choice.layer, &choice.counts(), tokens as u32);
+        }
+    }
+
+    /// Says what a later layer may need, likeliest first: it is read if the disk has nothing surer to do. May change speed,
+    /// never a result.
+    pub fn guess(&self, ids: &[ExpertId]) {
+        if let Held::InSlots(loaders) = &self.store.held {
+            let mut schedule = loaders.slots.lock();
+            schedule.guess(ids);
+            if schedule.is_waiting() {
+                loaders.slots.call();
+            }
         }
     }
 

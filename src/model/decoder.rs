@@ -105,6 +105,7 @@ impl Model {
                 experts.chosen(&choice);
                 experts.prefetch(&choice.ids());
             });
+            experts.guess(&self.guessed(layer, &input));
             if let Some(step) = &mut record {
                 step.visits.push(Visit::new(&choice, &expected));
             }
@@ -129,7 +130,17 @@ impl Model {
     fn expected(&self, layer: usize, x: &Activations) -> Vec<ExpertId> {
         let asked = self.trace.is_some() || self.experts.wants_hints();
         match self.blocks.get(layer + 1) {
-            Some(next) if asked && x.t() == 1 => next.router.expect(&self.host, x),
+            Some(next) if asked && x.t() == 1 => next.router.expect(&self.host, x, 2),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Experts a later layer may choose, guessed from the input of `layer`, for reading ahead: nothing where none is ever
+    /// read, and for a prompt.
+    fn guessed(&self, layer: usize, x: &Activations) -> Vec<ExpertId> {
+        let ahead = self.experts.read_ahead();
+        match self.blocks.get(layer.saturating_add(ahead)) {
+            Some(later) if ahead > 0 && x.t() == 1 => later.router.expect(&self.host, x, 1),
             _ => Vec::new(),
         }
     }

@@ -40,10 +40,10 @@ impl Router {
     }
 
     /// The experts this router would choose first for the token of `x` `[1, width]` if that, which entered an earlier layer,
-    /// entered its own: twice as many as it will choose, likeliest first. A guess, never an error.
-    pub fn expect(&self, host: &Host, x: &Activations) -> Vec<ExpertId> {
+    /// entered its own: `times` as many as it will choose, likeliest first. A guess, never an error.
+    pub fn expect(&self, host: &Host, x: &Activations, times: usize) -> Vec<ExpertId> {
         let order = ranked(&self.weight.forward(host, x));
-        order.into_iter().take(2 * self.active).map(|index| ExpertId { layer: self.layer, index }).collect()
+        order.into_iter().take(times * self.active).map(|index| ExpertId { layer: self.layer, index }).collect()
     }
 
     /// The largest logits win, ties go to the lower index; gating sees the winners only.

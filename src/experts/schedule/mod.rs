@@ -3,7 +3,7 @@
 //!
 //! An expert is out, queued for a slot, being read, or here. Slots are given out when a loader is free to fill them, no
 //! sooner, so that what they hold stays of use until then. Needed now comes before needed soon, and each in the order it
-//! was asked for.
+//! was asked for; what later layers may need is read ahead where the disk would idle.
 //!
 //! Nothing waits for ever: whoever holds an expert computes with it and lets go before asking for another, so as long as
 //! one is held, read, or waiting to be taken, a slot will come free; and when none is, any slot may be emptied for an expert
@@ -27,6 +27,9 @@ pub const PIECE: usize = 512 << 10;
 /// Of all experts a prompt's step reads, how many in a hundred it may have put out although their turn is still to come, so
 /// that reading need not wait for the computation; beyond that only where nothing else would go on.
 const SACRIFICED: usize = 3;
+
+/// Reads in flight for what may be needed: enough to keep the disk at work, and as few as a sure need can wait behind.
+const GUESSED: u32 = 2;
 
 /// Where an expert is.
 #[derive(Debug)]
@@ -64,8 +67,16 @@ struct Entry {
     expected: u32,
     /// Not used since it was read.
     fresh: bool,
+    /// Read before anybody asked for it.
+    guessed: bool,
     /// The step that asked for it last.
     step: usize,
+}
+
+impl Entry {
+    fn is_asked_for(&self) -> bool {
+        self.wanted > 0 || self.expected > 0
+    }
 }
 
 /// One step of a forward pass.
@@ -147,6 +158,10 @@ pub struct Schedule {
     free: Vec<usize>,
     now: VecDeque<usize>,
     soon: VecDeque<usize>,
+    /// Out, and perhaps needed by a later layer.
+    perhaps: VecDeque<usize>,
+    /// By layer, experts it may need, until its router has spoken: they are not let go meanwhile.
+    guesses: Vec<Vec<usize>>,
     /// Experts being read, in the order they were begun.
     reading: Vec<usize>,
     /// Experts of each layer that are here or being read.
@@ -160,7 +175,7 @@ pub struct Schedule {
 
 impl Schedule {
     pub fn new(images: Arc<Images>, slots: usize, policy: Box<dyn Policy>) -> Schedule {
-        let entry = || Entry { place: Place::Out, wanted: 0, expected: 0, fresh: false, step: 0 };
+        let entry = || Entry { place: Place::Out, wanted: 0, expected: 0, fresh: false, guessed: false, step: 0 };
         let layers = images.id(images.len() - 1).layer as usize + 1;
         Schedule {
             policy,
@@ -169,6 +184,8 @@ impl Schedule {
             free: (0..slots).rev().collect(),
             now: VecDeque::new(),
             soon: VecDeque::new(),
+            perhaps: VecDeque::new(),
+            guesses: vec![Vec::new(); layers],
             reading: Vec::new(),
             by_layer: vec![0; layers],
             turns: Vec::new(),
@@ -204,6 +221,9 @@ impl Schedule {
     pub fn prefetch(&mut self, step: usize, ids: &[ExpertId]) {
         self.stuck = false;
         self.unmark(step);
+        if let Some(layer) = ids.first().map(|id| id.layer) {
+            self.forget_guesses(layer);
+        }
         for &id in ids {
             let expert = self.images.index(id);
             self.entries[expert].expected += 1;
@@ -236,6 +256,25 @@ impl Schedule {
 
     pub fn expect(&mut self, ids: &[ExpertId]) {
         self.policy.expect(ids);
+    }
+
+    /// What a layer may need whose router has not spoken yet, likeliest first: kept if it is here, read if the disk idles.
+    pub fn guess(&mut self, ids: &[ExpertId]) {
+        let Some(layer) = ids.first().map(|id| id.layer) else { return };
+        self.forget_guesses(layer);
+        for &id in ids {
+            let expert = self.images.index(id);
+            self.guesses[layer as usize].push(expert);
+            if matches!(self.entries[expert].place, Place::Out) {
+                self.perhaps.push_back(expert);
+            }
+        }
+    }
+
+    /// A layer's router has spoken, or will be guessed anew.
+    fn forget_guesses(&mut self, layer: u16) {
+        self.guesses[layer as usize].clear();
+        self.perhaps.retain(|&expert| self.images.id(expert).layer != layer);
     }
 
     fn turn(&mut self, step: usize) -> &mut Turn {
@@ -299,7 +338,7 @@ impl Schedule {
             _ => return Found::NotYet,
         };
         entry.wanted -= 1;
-        self.meter.given(std::mem::take(&mut entry.fresh));
+        self.meter.given(std::mem::take(&mut entry.fresh), std::mem::take(&mut entry.guessed));
         let turn = self.turns[step].as_mut().expect("a step is asked about until it ends");
         if let Some(at) = turn.marks.iter().position(|&e| e == expert) {
             turn.marks.swap_remove(at);
@@ -332,7 +371,7 @@ impl Schedule {
 
     /// Whether anything is asked for that is not being read.
     pub fn is_waiting(&self) -> bool {
-        !self.now.is_empty() || !self.soon.is_empty()
+        !self.now.is_empty() || !self.soon.is_empty() || !self.perhaps.is_empty()
     }
 
     /// Whether there may be more to read at once.
@@ -342,12 +381,12 @@ impl Schedule {
 
     /// What a loader should read next.
     pub fn next(&mut self) -> Option<Piece> {
-        let piece = |s: &mut Schedule, urgent: bool| {
-            let more = |&&e: &&usize| s.has_pieces(e) && (!urgent || s.entries[e].wanted > 0);
-            s.reading.iter().find(more).copied()
-        };
-        let expert =
-            piece(self, true).or_else(|| self.start(true)).or_else(|| piece(self, false)).or_else(|| self.start(false));
+        let expert = self
+            .piece(|entry| entry.wanted > 0)
+            .or_else(|| self.start(true))
+            .or_else(|| self.piece(Entry::is_asked_for))
+            .or_else(|| self.start(false))
+            .or_else(|| self.guessed());
         self.stuck = expert.is_none();
         let expert = expert?;
         let bytes = self.images.image(self.images.id(expert)).bytes;
@@ -358,6 +397,47 @@ impl Schedule {
         let slot = reading.slot;
         self.meter.begin();
         Some(Piece { expert, slot, range })
+    }
+
+    /// The first expert being read that has pieces left and is `such`.
+    fn piece(&self, such: impl Fn(&Entry) -> bool) -> Option<usize> {
+        self.reading.iter().copied().find(|&expert| self.has_pieces(expert) && such(&self.entries[expert]))
+    }
+
+    /// An expert that nobody has asked for yet, where few reads are spent on such.
+    fn guessed(&mut self) -> Option<usize> {
+        let flying = |&expert: &usize| match &self.entries[expert] {
+            entry @ Entry { place: Place::Reading(reading), .. } if !entry.is_asked_for() => reading.flying,
+            _ => 0,
+        };
+        if self.reading.iter().map(flying).sum::<u32>() >= GUESSED {
+            return None;
+        }
+        if let Some(expert) = self.piece(|entry| !entry.is_asked_for()) {
+            return Some(expert);
+        }
+        while let Some(expert) = self.perhaps.pop_front() {
+            if !matches!(self.entries[expert].place, Place::Out) {
+                continue;
+            }
+            let slot = self.free.pop().or_else(|| self.let_go(&|_, entry| entry.expected == 0, true));
+            let Some(slot) = slot else {
+                self.perhaps.clear(); // nor is there one for the others
+                return None;
+            };
+            self.meter.guessed();
+            self.entries[expert].guessed = true;
+            self.begin_reading(expert, slot);
+            return Some(expert);
+        }
+        None
+    }
+
+    fn begin_reading(&mut self, expert: usize, slot: usize) {
+        self.slots[slot] = Some(expert);
+        self.entries[expert].place = Place::Reading(Reading { slot, next: 0, flying: 0, again: 0, failed: None });
+        self.reading.push(expert);
+        self.by_layer[self.images.id(expert).layer as usize] += 1;
     }
 
     fn has_pieces(&self, expert: usize) -> bool {
@@ -378,10 +458,7 @@ impl Schedule {
             let Some(slot) = self.slot(expert, urgent) else { continue };
             let queue = if urgent { &mut self.now } else { &mut self.soon };
             queue.remove(at);
-            self.slots[slot] = Some(expert);
-            self.entries[expert].place = Place::Reading(Reading { slot, next: 0, flying: 0, again: 0, failed: None });
-            self.reading.push(expert);
-            self.by_layer[self.images.id(expert).layer as usize] += 1;
+            self.begin_reading(expert, slot);
             if let Some(turn) = &mut self.turns[self.entries[expert].step] {
                 turn.begun += 1;
             }
@@ -402,16 +479,16 @@ impl Schedule {
         };
         // A prompt passes each layer once: what lies behind it is let go before what is to come.
         let unasked = |entry: &Entry| entry.expected == 0;
-        if let Some(slot) = self.let_go(&|id, entry| unasked(entry) && (!scan || id.layer <= layer)) {
+        if let Some(slot) = self.let_go(&|id, entry| unasked(entry) && (!scan || id.layer <= layer), true) {
             return Some(slot);
         }
         let slot = match () {
-            _ if sacrifice => self.let_go(&|_, entry| unasked(entry)),
+            _ if sacrifice => self.let_go(&|_, entry| unasked(entry), false),
             _ => None,
         };
         let slot = match slot {
             None if urgent && !self.in_motion() => {
-                self.let_go(&|_, entry| unasked(entry)).or_else(|| self.let_go(&|_, _| true))
+                self.let_go(&|_, entry| unasked(entry), false).or_else(|| self.let_go(&|_, _| true, false))
             }
             slot => slot,
         };
@@ -421,18 +498,21 @@ impl Schedule {
         slot
     }
 
-    /// Lets go of the expert the policy names among those that are idle and `may_go`; its slot.
-    fn let_go(&mut self, may_go: &dyn Fn(ExpertId, &Entry) -> bool) -> Option<usize> {
-        let (entries, images) = (&self.entries, &self.images);
+    /// Lets go of the expert the policy names among those that are idle and `may_go`, of those a later layer may need only
+    /// where they are not to be `spared`; its slot.
+    fn let_go(&mut self, may_go: &dyn Fn(ExpertId, &Entry) -> bool, spared: bool) -> Option<usize> {
+        let (entries, images, guesses) = (&self.entries, &self.images, &self.guesses);
         let idle = |id: ExpertId| {
-            let entry = &entries[images.index(id)];
-            matches!(entry.place, Place::Here { pins: 0, .. }) && entry.wanted == 0 && may_go(id, entry)
+            let (expert, entry) = (images.index(id), &entries[images.index(id)]);
+            let idle = matches!(entry.place, Place::Here { pins: 0, .. }) && entry.wanted == 0;
+            idle && may_go(id, entry) && !(spared && guesses[id.layer as usize].contains(&expert))
         };
         let id = self.policy.victim(&idle)?;
         assert!(idle(id), "a policy names an expert that may go");
         let expert = self.images.index(id);
         let Place::Here { slot, .. } = self.entries[expert].place else { unreachable!("it is idle") };
         self.entries[expert].place = Place::Out;
+        self.entries[expert].guessed = false;
         self.slots[slot] = None;
         self.by_layer[id.layer as usize] -= 1;
         self.policy.gone(id);
@@ -498,6 +578,7 @@ impl Schedule {
         let entry = &mut self.entries[expert];
         let Place::Reading(Reading { slot, .. }) = entry.place else { unreachable!("it was being read") };
         entry.place = if entry.wanted > 0 { Place::Failed(error) } else { Place::Out };
+        entry.guessed = false;
         self.reading.retain(|&e| e != expert);
         self.slots[slot] = None;
         self.free.push(slot);

@@ -33,6 +33,8 @@ impl Schedule {
             assert!(entry.wanted == 0 || !self.soon.contains(&expert), "expert {expert} is needed now");
             assert!(entry.wanted > 0 || !matches!(entry.place, Place::Failed(_)), "a failure is kept for someone");
             assert!(entry.wanted + entry.expected > 0 || queued == 0, "nobody asked for expert {expert}");
+            let guessed = self.guesses[self.images.id(expert).layer as usize].contains(&expert);
+            assert!(guessed || !self.perhaps.contains(&expert), "expert {expert} is read for nothing");
         }
     }
 }
@@ -105,6 +107,14 @@ impl World {
             let ids: Vec<_> = ids.into_iter().map(|index| ExpertId { layer: pass.layer as u16, index }).collect();
             if self.draw.below(4) > 0 {
                 self.schedule.prefetch(pass.step, &ids);
+            }
+            let later = pass.layer + 1 + self.draw.below(2);
+            if later < self.layers && pass.tokens == 1 {
+                let index = |_| self.draw.below(self.per_layer) as u16;
+                let mut guesses: Vec<u16> = (0..2).map(index).collect();
+                guesses.dedup();
+                let id = |index| ExpertId { layer: later as u16, index };
+                self.schedule.guess(&guesses.into_iter().map(id).collect::<Vec<_>>());
             }
             for id in ids {
                 let expert = self.schedule.images.index(id);
@@ -207,6 +217,56 @@ fn whatever_happens_everything_agrees_and_nobody_waits_for_ever() {
         assert!(faults || world.failures == 0);
         assert!(!world.schedule.is_waiting(), "nobody asks, and something is queued");
     }
+}
+
+/// A right guess is read while nothing else is, and is at hand when it is asked for; a wrong one is let go first.
+#[test]
+fn guesses_are_read_when_nothing_is_sure_and_kept_until_their_turn() {
+    let mut s = schedule(3, 4, 3, PolicyName::Lru);
+    let id = |layer, index| ExpertId { layer, index };
+    let read = |s: &mut Schedule| {
+        let mut read = vec![];
+        while let Some(piece) = s.next() {
+            read.push(s.images.id(piece.expert()));
+            if let Then::Whole(whole) = s.landed(piece, Ok(())) {
+                s.admit(whole);
+            }
+            s.validate();
+        }
+        read.dedup(); // an expert comes in pieces
+        read
+    };
+    let step = s.begin(1);
+    s.guess(&[id(1, 0), id(1, 1)]);
+    s.prefetch(step, &[id(0, 3)]);
+    assert_eq!(read(&mut s), [id(0, 3), id(1, 0), id(1, 1)], "what is sure comes first");
+    // One more than there is room for: what was guessed stays, though nobody used it.
+    s.prefetch(step, &[id(0, 2)]);
+    assert_eq!(read(&mut s), [id(0, 2)]);
+    s.prefetch(step, &[id(1, 0)]);
+    assert!(read(&mut s).is_empty(), "it is at hand");
+    let expert = s.images.index(id(1, 0));
+    s.want(step, expert);
+    assert!(matches!(s.look(step, expert), Found::Here(_)));
+    s.unpin(expert);
+    let stats = s.stats();
+    assert_eq!((stats.guesses, stats.right, stats.misses), (2, 1, 1));
+    // The router has spoken: the wrong guess is no better than others any more.
+    s.guess(&[id(2, 0), id(2, 1), id(2, 2)]);
+    assert_eq!(read(&mut s).len(), 3);
+    s.end(step);
+}
+
+/// Guesses never take more than a few reads at a time, so that what is sure does not wait long.
+#[test]
+fn few_guesses_are_read_at_a_time() {
+    let mut s = schedule(2, 8, 12, PolicyName::Lru);
+    s.guess(&(0..6).map(|index| ExpertId { layer: 1, index }).collect::<Vec<_>>());
+    let pieces: Vec<_> = std::iter::from_fn(|| s.next()).collect();
+    assert_eq!(pieces.len(), GUESSED as usize);
+    let step = s.begin(1);
+    s.prefetch(step, &[ExpertId { layer: 0, index: 0 }]);
+    assert!(s.next().is_some(), "a sure one is read beside them");
 }
 
 /// What a step over many tokens still needs is not put out by what it reads before.
