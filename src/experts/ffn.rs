@@ -5,7 +5,7 @@
 //! lies by neuron. Two parallel regions for those experts of a wave that are at hand, by neuron, then by output column, the
 //! same again for late ones as they come, and for a prompt one more region that adds them up.
 
-use super::{Down, Expert, ExpertId, Group, Here, Step, Tally};
+use super::{Down, Expert, ExpertId, Group, Step, Tally};
 use crate::error::Result;
 use crate::host::{Host, Share};
 use kernels::norm::axpy;
@@ -49,13 +49,12 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
     let mut arrivals = host.timed(Share::Wait, || experts.ready(&ids));
     loop {
         let here = host.timed(Share::Wait, || arrivals.take())?;
-        if here.is_empty() {
+        if here.places().is_empty() {
             break;
         }
-        let now: Vec<&Group> = here.iter().map(|here| &groups[here.place]).collect();
-        let weights: Vec<Expert<'_>> = here.iter().map(Here::expert).collect();
-        for (here, done) in here.iter().zip(compute(host, &weights, &now, x, experts.tally())) {
-            y[here.place] = done;
+        let now: Vec<&Group> = here.places().iter().map(|&place| &groups[place]).collect();
+        for (&place, done) in here.places().iter().zip(compute(host, &here.experts(), &now, x, experts.tally())) {
+            y[place] = done;
         }
         host.timed(Share::Wait, || drop(here)); // others may wait for their slots
     }

@@ -54,7 +54,7 @@ fn work(slots: &Slots, tier: &dyn Tier) {
         let then = slots.lock().landed(piece, result);
         match then {
             Then::Nothing => {}
-            Then::Failed => slots.announce(),
+            Then::Failed => slots.tell(|_| ()),
             Then::Whole(whole) => check(slots, whole),
         }
     }
@@ -98,33 +98,26 @@ fn check(slots: &Slots, whole: Whole) {
             found != *expected
         }
     };
-    let mut schedule = slots.lock();
-    if wrong {
-        let error = Error::Runtime(format!(
-            "{}: read twice, it does not have the hash it was packed with: the file is damaged; remove it and pack the model \
-             again",
-            slots.images.place(id)
-        ));
-        schedule.wrong(whole, error);
-    } else {
-        schedule.admit(whole);
+    if !wrong {
+        return slots.tell(|schedule| schedule.admit(whole));
     }
-    let more = schedule.is_waiting();
-    drop(schedule);
-    slots.announce();
-    if more {
-        slots.call();
-    }
+    let error = Error::Runtime(format!(
+        "{}: read twice, it does not have the hash it was packed with: the file is damaged; remove it and pack the model \
+         again",
+        slots.images.place(id)
+    ));
+    slots.tell(|schedule| schedule.wrong(whole, error));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::placement::PolicyName;
+    use crate::experts::ExpertId;
     use crate::experts::image::Images;
     use crate::experts::policy::{Shape, policy};
     use crate::experts::schedule::Found;
-    use crate::experts::{ExpertId, slots::Slots};
+    use crate::experts::slots::{Pins, Slots};
     use std::sync::atomic::{AtomicU64, Ordering};
 
     const LAYERS: usize = 3;
@@ -163,30 +156,30 @@ mod tests {
         let turn = slots.lock().begin(1);
         for layer in 0..LAYERS as u16 {
             let ids: Vec<_> = choose().into_iter().map(|index| ExpertId { layer, index }).collect();
-            let mut schedule = slots.lock();
-            schedule.prefetch(turn, &ids);
-            ids.iter().for_each(|&id| schedule.want(turn, slots.images.index(id)));
-            slots.call();
+            slots.ask(|schedule| {
+                schedule.prefetch(turn, &ids);
+                ids.iter().for_each(|&id| schedule.want(turn, slots.images.index(id)));
+            });
             let mut pending = ids;
             while !pending.is_empty() {
-                let mut here = vec![];
-                pending.retain(|&id| match schedule.look(turn, slots.images.index(id)) {
-                    Found::Here(slot) => (here.push((id, slot)), false).1,
-                    Found::NotYet => true,
-                    Found::Failed(error) => panic!("{error}"),
-                });
-                if here.is_empty() && !pending.is_empty() {
-                    schedule = slots.wait(schedule);
-                    continue;
+                let mut pins = Pins::new(slots, pending.len());
+                let mut schedule = slots.lock();
+                while pins.is_empty() {
+                    pending.retain(|&id| match schedule.look(turn, slots.images.index(id)) {
+                        Found::Here(slot) => (pins.add(id, slot), false).1,
+                        Found::NotYet => true,
+                        Found::Failed(error) => panic!("{error}"),
+                    });
+                    if pins.is_empty() {
+                        schedule = slots.wait(schedule);
+                    }
                 }
                 drop(schedule);
-                for (id, slot) in here {
-                    let pin = slots.pin(id, slot);
-                    for (i, bytes) in pin.bytes().chunks_exact(8).enumerate() {
+                for (id, bytes) in pins.bytes() {
+                    for (i, bytes) in bytes.chunks_exact(8).enumerate() {
                         assert_eq!(u64::from_le_bytes(bytes.try_into().unwrap()), word(id, 8 * i), "{id:?}");
                     }
                 }
-                schedule = slots.lock();
             }
         }
         slots.lock().end(turn);
@@ -222,8 +215,7 @@ mod tests {
         let slots = loaders.slots.clone();
         let turn = slots.lock().begin(1);
         let ids: Vec<_> = (0..EXPERTS as u16).map(|index| ExpertId { layer: 1, index }).collect();
-        slots.lock().prefetch(turn, &ids);
-        slots.call();
+        slots.ask(|schedule| schedule.prefetch(turn, &ids));
         std::thread::sleep(Duration::from_millis(10));
         drop(loaders);
         assert_eq!(Arc::strong_count(&slots), 1, "a loader lives on");

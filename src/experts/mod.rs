@@ -19,7 +19,7 @@ pub mod trace;
 pub use ffn::{WAVE_TOKENS, mixture};
 pub use image::slot_bytes;
 pub use stats::StoreStats;
-pub use store::{Arrivals, ExpertStore, Here, Step, Wrap, least_slots};
+pub use store::{Arrivals, Batch, ExpertStore, Step, Wrap, least_slots};
 pub use tally::{LayerCounts, Tally};
 
 use crate::checkpoint::{DownOrder, Kind};

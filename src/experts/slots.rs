@@ -1,10 +1,10 @@
 //! Memory for some experts at a time, and the lock under which it is shared out.
 #![allow(unsafe_code)]
 
-use super::ExpertId;
 use super::image::Images;
 use super::policy::Policy;
 use super::schedule::{Piece, Schedule, Whole};
+use super::{Expert, ExpertId};
 use crate::error::{Error, Result};
 use memmap2::{MmapMut, MmapRaw};
 use std::ops::Range;
@@ -78,9 +78,29 @@ impl Slots {
         unsafe { self.memory.readable(whole.slot(), bytes) }
     }
 
-    /// A pin on an expert that was found here.
-    pub fn pin(&self, id: ExpertId, slot: usize) -> Pin<'_> {
-        Pin { slots: self, id, slot }
+    /// Changes what is asked for, and calls a loader if there is something to read then. It calls the next one where there
+    /// is more: waking a thread takes the time of whoever wakes it, and the computation has none to spare.
+    pub fn ask<R>(&self, change: impl FnOnce(&mut Schedule) -> R) -> R {
+        let mut schedule = self.lock();
+        let result = change(&mut schedule);
+        let call = schedule.idle > 0 && schedule.has_more();
+        drop(schedule); // who wakes finds the lock free
+        if call {
+            self.work.notify_one();
+        }
+        result
+    }
+
+    /// Changes what a loader has done, and tells those who wait for experts. What is to be read next it will see itself.
+    pub fn tell<R>(&self, change: impl FnOnce(&mut Schedule) -> R) -> R {
+        let mut schedule = self.lock();
+        let result = change(&mut schedule);
+        let waiting = schedule.meter.is_waited_for();
+        drop(schedule);
+        if waiting {
+            self.arrived.notify_all();
+        }
+        result
     }
 
     /// Waits for an arrival, not much longer than a moment, and counts the time.
@@ -92,17 +112,6 @@ impl Slots {
         schedule
     }
 
-    /// Tells those who wait that an expert came or failed.
-    pub fn announce(&self) {
-        self.arrived.notify_all();
-    }
-
-    /// Tells a loader that there may be something to read. It calls the next one where there is more: waking a thread takes
-    /// the time of whoever wakes it, and the computation has none to spare.
-    pub fn call(&self) {
-        self.work.notify_one();
-    }
-
     /// The next piece for a loader, waiting for one; `None` at the end.
     pub fn next(&self) -> Option<Piece> {
         let mut schedule = self.lock();
@@ -111,12 +120,16 @@ impl Slots {
                 return None;
             }
             if let Some(piece) = schedule.next() {
-                if schedule.has_more() {
+                let call = schedule.idle > 0 && schedule.has_more();
+                drop(schedule);
+                if call {
                     self.work.notify_one();
                 }
                 return Some(piece);
             }
+            schedule.idle += 1;
             schedule = self.work.wait(schedule).expect("nothing panics while holding the schedule");
+            schedule.idle -= 1;
         }
     }
 
@@ -134,32 +147,48 @@ impl Slots {
     }
 }
 
-/// Keeps an expert in its slot.
-pub struct Pin<'a> {
+/// Experts that were found here and stay so while this is held.
+pub struct Pins<'a> {
     slots: &'a Slots,
-    id: ExpertId,
-    slot: usize,
+    /// With the slot each lies in.
+    pinned: Vec<(ExpertId, usize)>,
 }
 
-impl<'a> Pin<'a> {
-    pub fn bytes(&self) -> &[u8] {
-        let bytes = self.slots.images.image(self.id).bytes;
-        // SAFETY: an expert that is here is only read, and it stays here while it is pinned: the schedule lets go of none
-        // that is.
-        unsafe { self.slots.memory.readable(self.slot, bytes) }
+impl<'a> Pins<'a> {
+    /// Nothing yet: to be given what [`Schedule::look`] finds.
+    pub fn new(slots: &'a Slots, room: usize) -> Pins<'a> {
+        Pins { slots, pinned: Vec::with_capacity(room) }
     }
 
-    pub fn images(&self) -> &'a Images {
-        &self.slots.images
+    pub fn add(&mut self, id: ExpertId, slot: usize) {
+        self.pinned.push((id, slot));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.pinned.is_empty()
+    }
+
+    /// The bytes of each.
+    pub fn bytes(&self) -> impl Iterator<Item = (ExpertId, &[u8])> {
+        self.pinned.iter().map(|&(id, slot)| {
+            let bytes = self.slots.images.image(id).bytes;
+            // SAFETY: an expert that is here is only read, and it stays here while it is pinned: the schedule lets go of
+            // none that is.
+            (id, unsafe { self.slots.memory.readable(slot, bytes) })
+        })
+    }
+
+    /// Views of each.
+    pub fn views(&self) -> impl Iterator<Item = Expert<'_>> {
+        self.bytes().map(|(id, bytes)| self.slots.images.view(id, bytes))
     }
 }
 
-impl Drop for Pin<'_> {
+impl Drop for Pins<'_> {
     fn drop(&mut self) {
-        let mut schedule = self.slots.lock();
-        schedule.unpin(self.slots.images.index(self.id));
-        if schedule.is_waiting() {
-            self.slots.call();
+        if !self.is_empty() {
+            let unpin = |schedule: &mut Schedule, &(id, _): &_| schedule.unpin(self.slots.images.index(id));
+            self.slots.ask(|schedule| self.pinned.iter().for_each(|pin| unpin(schedule, pin)));
         }
     }
 }

@@ -118,6 +118,10 @@ impl Meter {
         self.waiting -= 1;
     }
 
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting > 0
+    }
+
     /// So many bytes of a layer came in one read.
     pub fn read(&mut self, layer: u16, bytes: usize) {
         self.stats.reads += 1;

@@ -4,7 +4,7 @@ use super::image::{Images, PAGE};
 use super::loader::{self, Loaders};
 use super::policy::{self, Shape};
 use super::schedule::Found;
-use super::slots::{Pin, Slots};
+use super::slots::{Pins, Slots};
 use super::tier::{FileTier, Tier};
 use super::{Choice, Down, Expert, ExpertId, StoreStats, Tally};
 use crate::checkpoint::{DownOrder, Matrix, Part, Weights};
@@ -203,11 +203,7 @@ impl Step<'_> {
     /// speed, never a result.
     pub fn prefetch(&self, ids: &[ExpertId]) {
         if let Held::InSlots(loaders) = &self.store.held {
-            let mut schedule = loaders.slots.lock();
-            schedule.prefetch(self.turn, ids);
-            if schedule.is_waiting() {
-                loaders.slots.call();
-            }
+            loaders.slots.ask(|schedule| schedule.prefetch(self.turn, ids));
         }
     }
 
@@ -223,11 +219,7 @@ impl Step<'_> {
     /// never a result.
     pub fn guess(&self, ids: &[ExpertId]) {
         if let Held::InSlots(loaders) = &self.store.held {
-            let mut schedule = loaders.slots.lock();
-            schedule.guess(ids);
-            if schedule.is_waiting() {
-                loaders.slots.call();
-            }
+            loaders.slots.ask(|schedule| schedule.guess(ids));
         }
     }
 
@@ -241,11 +233,8 @@ impl Step<'_> {
     /// Asks for experts, each once.
     pub fn ready<'a>(&'a self, ids: &'a [ExpertId]) -> Arrivals<'a> {
         if let Held::InSlots(loaders) = &self.store.held {
-            let mut schedule = loaders.slots.lock();
-            ids.iter().for_each(|&id| schedule.want(self.turn, loaders.slots.images.index(id)));
-            if schedule.is_waiting() {
-                loaders.slots.call();
-            }
+            let index = |id| loaders.slots.images.index(id);
+            loaders.slots.ask(|schedule| ids.iter().for_each(|&id| schedule.want(self.turn, index(id))));
         }
         Arrivals { step: self, ids, pending: (0..ids.len()).collect() }
     }
@@ -254,11 +243,7 @@ impl Step<'_> {
 impl Drop for Step<'_> {
     fn drop(&mut self) {
         if let Held::InSlots(loaders) = &self.store.held {
-            let mut schedule = loaders.slots.lock();
-            schedule.end(self.turn);
-            if schedule.is_waiting() {
-                loaders.slots.call();
-            }
+            loaders.slots.ask(|schedule| schedule.end(self.turn));
         }
     }
 }
@@ -272,49 +257,52 @@ pub struct Arrivals<'a> {
 }
 
 impl Arrivals<'_> {
-    /// All that are at hand and were not given before, and where they stand in the list that was asked for: at least one,
-    /// waiting if need be, unless all were given. They stay at hand while this is held, which should not be long: others
-    /// may wait for their slots.
+    /// All that are at hand and were not given before: at least one, waiting if need be, unless all were given. They stay
+    /// at hand while this is held, which should not be long: others may wait for their slots.
     ///
     /// Errors when one of them cannot be had, the others can be asked for again; and with `Error::Interrupted`.
-    pub fn take(&mut self) -> Result<Vec<Here<'_>>> {
-        let (ids, turn) = (self.ids, self.step.turn);
+    pub fn take(&mut self) -> Result<Batch<'_>> {
         let slots = match &self.step.store.held {
             Held::Lying(lying) => {
-                let here = |place| Here { place, lies: Lies::InWeights(lying.expert(ids[place])) };
-                return Ok(self.pending.drain(..).map(here).collect());
+                let places = std::mem::take(&mut self.pending);
+                return Ok(Batch { places, from: From::Weights(lying, self.ids) });
             }
-            Held::InSlots(loaders) => &loaders.slots,
+            Held::InSlots(loaders) => &*loaders.slots,
         };
-        let (mut found, mut failed) = (Vec::with_capacity(self.pending.len()), None);
-        let mut schedule = slots.lock();
+        let (mut places, mut pins) = (Vec::with_capacity(self.pending.len()), Pins::new(slots, self.pending.len()));
+        if !self.pending.is_empty() {
+            self.collect(slots, &mut places, &mut pins)?;
+        }
+        Ok(Batch { places, from: From::Slots(pins) })
+    }
+
+    /// Waits until something can be given.
+    fn collect(&mut self, slots: &Slots, places: &mut Vec<usize>, pins: &mut Pins<'_>) -> Result<()> {
+        let mut failed = None;
+        let mut schedule = slots.lock(); // let go before `pins` are, which take it too
         loop {
-            self.pending.retain(|&place| match schedule.look(turn, slots.images.index(ids[place])) {
-                Found::Here(slot) => {
-                    found.push((place, slot));
-                    false
+            self.pending.retain(|&place| {
+                let id = self.ids[place];
+                match schedule.look(self.step.turn, slots.images.index(id)) {
+                    Found::Here(slot) => {
+                        pins.add(id, slot);
+                        places.push(place);
+                    }
+                    Found::NotYet => return true,
+                    Found::Failed(error) => failed = failed.take().or(Some(error)),
                 }
-                Found::NotYet => true,
-                Found::Failed(error) => {
-                    failed = failed.take().or(Some(error));
-                    false
-                }
+                false
             });
-            if !found.is_empty() || failed.is_some() || self.pending.is_empty() {
-                break;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            if !places.is_empty() {
+                return Ok(());
             }
             if self.step.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
             schedule = slots.wait(schedule);
-        }
-        drop(schedule); // pins are let go under the same lock
-        let here =
-            |(place, slot): (usize, usize)| Here { place, lies: Lies::InSlot(slots.pin(ids[place], slot), ids[place]) };
-        let here = found.into_iter().map(here).collect();
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(here),
         }
     }
 }
@@ -324,34 +312,34 @@ impl Drop for Arrivals<'_> {
         if let Held::InSlots(loaders) = &self.step.store.held
             && !self.pending.is_empty()
         {
-            let mut schedule = loaders.slots.lock();
-            for &place in &self.pending {
-                schedule.unwant(loaders.slots.images.index(self.ids[place]));
-            }
-            if schedule.is_waiting() {
-                loaders.slots.call();
-            }
+            let index = |place: usize| loaders.slots.images.index(self.ids[place]);
+            loaders.slots.ask(|schedule| self.pending.iter().for_each(|&place| schedule.unwant(index(place))));
         }
     }
 }
 
-/// An expert that is at hand, for as long as this is held.
-pub struct Here<'a> {
-    /// Index into the list that was asked for.
-    pub place: usize,
-    lies: Lies<'a>,
+/// Experts that are at hand, for as long as this is held.
+pub struct Batch<'a> {
+    places: Vec<usize>,
+    from: From<'a>,
 }
 
-enum Lies<'a> {
-    InWeights(Expert<'a>),
-    InSlot(Pin<'a>, ExpertId),
+enum From<'a> {
+    Weights(&'a Lying, &'a [ExpertId]),
+    Slots(Pins<'a>),
 }
 
-impl Here<'_> {
-    pub fn expert(&self) -> Expert<'_> {
-        match &self.lies {
-            Lies::InWeights(expert) => *expert,
-            Lies::InSlot(pin, id) => pin.images().view(*id, pin.bytes()),
+impl Batch<'_> {
+    /// Where each stands in the list that was asked for; none when all were given.
+    pub fn places(&self) -> &[usize] {
+        &self.places
+    }
+
+    /// Views of each.
+    pub fn experts(&self) -> Vec<Expert<'_>> {
+        match &self.from {
+            From::Weights(lying, ids) => self.places.iter().map(|&place| lying.expert(ids[place])).collect(),
+            From::Slots(pins) => pins.views().collect(),
         }
     }
 }

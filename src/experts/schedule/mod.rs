@@ -9,6 +9,7 @@
 //! one is held, read, or waiting to be taken, a slot will come free; and when none is, any slot may be emptied for an expert
 //! that is needed now.
 
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -170,6 +171,8 @@ pub struct Schedule {
     /// Nobody in a queue can have a slot before something changes.
     stuck: bool,
     pub meter: Meter,
+    /// Loaders with nothing to do, and whether their work has ended.
+    pub idle: usize,
     pub stopped: bool,
 }
 
@@ -191,6 +194,7 @@ impl Schedule {
             turns: Vec::new(),
             stuck: false,
             meter: Meter::new(layers),
+            idle: 0,
             stopped: false,
             images,
         }
@@ -261,6 +265,7 @@ impl Schedule {
     /// What a layer may need whose router has not spoken yet, likeliest first: kept if it is here, read if the disk idles.
     pub fn guess(&mut self, ids: &[ExpertId]) {
         let Some(layer) = ids.first().map(|id| id.layer) else { return };
+        self.stuck = false;
         self.forget_guesses(layer);
         for &id in ids {
             let expert = self.images.index(id);
@@ -369,14 +374,21 @@ impl Schedule {
 
     // ── reading ────────────────────────────────────────────────────────────────────────────────
 
-    /// Whether anything is asked for that is not being read.
-    pub fn is_waiting(&self) -> bool {
-        !self.now.is_empty() || !self.soon.is_empty() || !self.perhaps.is_empty()
+    /// Whether there may be something to read.
+    pub fn has_more(&self) -> bool {
+        let guess = self.may_guess();
+        let queued = !self.now.is_empty() || !self.soon.is_empty() || guess && !self.perhaps.is_empty();
+        queued && !self.stuck
+            || self.reading.iter().any(|&e| self.has_pieces(e) && (guess || self.entries[e].is_asked_for()))
     }
 
-    /// Whether there may be more to read at once.
-    pub fn has_more(&self) -> bool {
-        self.is_waiting() && !self.stuck || self.reading.iter().any(|&e| self.has_pieces(e))
+    /// Whether one more read may be spent on what nobody has asked for yet.
+    fn may_guess(&self) -> bool {
+        let flying = |&expert: &usize| match &self.entries[expert] {
+            entry @ Entry { place: Place::Reading(reading), .. } if !entry.is_asked_for() => reading.flying,
+            _ => 0,
+        };
+        self.reading.iter().map(flying).sum::<u32>() < GUESSED
     }
 
     /// What a loader should read next.
@@ -406,11 +418,7 @@ impl Schedule {
 
     /// An expert that nobody has asked for yet, where few reads are spent on such.
     fn guessed(&mut self) -> Option<usize> {
-        let flying = |&expert: &usize| match &self.entries[expert] {
-            entry @ Entry { place: Place::Reading(reading), .. } if !entry.is_asked_for() => reading.flying,
-            _ => 0,
-        };
-        if self.reading.iter().map(flying).sum::<u32>() >= GUESSED {
+        if !self.may_guess() {
             return None;
         }
         if let Some(expert) = self.piece(|entry| !entry.is_asked_for()) {
@@ -465,68 +473,6 @@ impl Schedule {
             return Some(expert);
         }
         None
-    }
-
-    /// A slot for `expert`: a free one, or one whose expert is let go.
-    fn slot(&mut self, expert: usize, urgent: bool) -> Option<usize> {
-        if let Some(slot) = self.free.pop() {
-            return Some(slot);
-        }
-        let (step, layer) = (self.entries[expert].step, self.images.id(expert).layer);
-        let (scan, sacrifice) = match &self.turns[step] {
-            Some(turn) => (turn.scan, turn.scan && turn.sacrificed < turn.allowed),
-            None => (false, false),
-        };
-        // A prompt passes each layer once: what lies behind it is let go before what is to come.
-        let unasked = |entry: &Entry| entry.expected == 0;
-        if let Some(slot) = self.let_go(&|id, entry| unasked(entry) && (!scan || id.layer <= layer), true) {
-            return Some(slot);
-        }
-        let slot = match () {
-            _ if sacrifice => self.let_go(&|_, entry| unasked(entry), false),
-            _ => None,
-        };
-        let slot = match slot {
-            None if urgent && !self.in_motion() => {
-                self.let_go(&|_, entry| unasked(entry), false).or_else(|| self.let_go(&|_, _| true, false))
-            }
-            slot => slot,
-        };
-        if let (Some(_), Some(turn)) = (slot, &mut self.turns[step]) {
-            turn.sacrificed += 1;
-        }
-        slot
-    }
-
-    /// Lets go of the expert the policy names among those that are idle and `may_go`, of those a later layer may need only
-    /// where they are not to be `spared`; its slot.
-    fn let_go(&mut self, may_go: &dyn Fn(ExpertId, &Entry) -> bool, spared: bool) -> Option<usize> {
-        let (entries, images, guesses) = (&self.entries, &self.images, &self.guesses);
-        let idle = |id: ExpertId| {
-            let (expert, entry) = (images.index(id), &entries[images.index(id)]);
-            let idle = matches!(entry.place, Place::Here { pins: 0, .. }) && entry.wanted == 0;
-            idle && may_go(id, entry) && !(spared && guesses[id.layer as usize].contains(&expert))
-        };
-        let id = self.policy.victim(&idle)?;
-        assert!(idle(id), "a policy names an expert that may go");
-        let expert = self.images.index(id);
-        let Place::Here { slot, .. } = self.entries[expert].place else { unreachable!("it is idle") };
-        self.entries[expert].place = Place::Out;
-        self.entries[expert].guessed = false;
-        self.slots[slot] = None;
-        self.by_layer[id.layer as usize] -= 1;
-        self.policy.gone(id);
-        self.meter.evicted();
-        Some(slot)
-    }
-
-    /// Whether some slot will come free by itself: its expert is computed with, or will be, or is being read.
-    fn in_motion(&self) -> bool {
-        let moves = |expert: &usize| match &self.entries[*expert].place {
-            Place::Here { pins, .. } => *pins > 0 || self.entries[*expert].wanted > 0,
-            _ => true,
-        };
-        self.slots.iter().flatten().any(moves)
     }
 
     /// A piece has come, or failed for good.
