@@ -100,7 +100,8 @@ fn what_fails_once_is_repeated() {
             assert!(decode(&mut session, &text[20..]) == expected[20 * VOCAB..], "{fate:?}");
             let stats = engine.store_stats().unwrap();
             assert!(stats.retries > 0 && stats.misses > 0 && stats.hits > 0 && stats.evictions > 0, "{stats:?}");
-            assert_eq!(stats.layer_bytes.iter().sum::<u64>(), stats.bytes_read);
+            let missing = stats.layer_missing.iter().sum::<u64>();
+            assert!(0 < missing && missing <= stats.bytes_read, "{stats:?}");
         }
     }
 }

@@ -26,8 +26,8 @@ pub struct StoreStats {
     pub waited: f64,
     pub busy: f64,
     pub hidden: f64,
-    /// Bytes read, by the layer they belong to.
-    pub layer_bytes: Vec<u64>,
+    /// Bytes of the experts that had to be read first, by layer.
+    pub layer_missing: Vec<u64>,
 }
 
 impl StoreStats {
@@ -46,7 +46,7 @@ impl StoreStats {
 
     /// What was done between `earlier` and this snapshot of the same store; `slots` and `resident` are those of now.
     pub fn since(&self, earlier: &StoreStats) -> StoreStats {
-        let before = |layer: usize| earlier.layer_bytes.get(layer).copied().unwrap_or(0);
+        let before = |layer: usize| earlier.layer_missing.get(layer).copied().unwrap_or(0);
         StoreStats {
             slots: self.slots,
             resident: self.resident,
@@ -61,7 +61,7 @@ impl StoreStats {
             waited: self.waited - earlier.waited,
             busy: self.busy - earlier.busy,
             hidden: self.hidden - earlier.hidden,
-            layer_bytes: self.layer_bytes.iter().enumerate().map(|(l, bytes)| bytes - before(l)).collect(),
+            layer_missing: self.layer_missing.iter().enumerate().map(|(l, bytes)| bytes - before(l)).collect(),
         }
     }
 }
@@ -77,7 +77,7 @@ pub struct Meter {
 
 impl Meter {
     pub fn new(layers: usize) -> Meter {
-        let stats = StoreStats { layer_bytes: vec![0; layers], ..StoreStats::default() };
+        let stats = StoreStats { layer_missing: vec![0; layers], ..StoreStats::default() };
         Meter { stats, at: Instant::now(), reading: 0, waiting: 0 }
     }
 
@@ -122,11 +122,10 @@ impl Meter {
         self.waiting > 0
     }
 
-    /// So many bytes of a layer came in one read.
-    pub fn read(&mut self, layer: u16, bytes: usize) {
+    /// So many bytes came in one read.
+    pub fn read(&mut self, bytes: usize) {
         self.stats.reads += 1;
         self.stats.bytes_read += bytes as u64;
-        self.stats.layer_bytes[layer as usize] += bytes as u64;
     }
 
     /// A read is repeated.
@@ -143,13 +142,16 @@ impl Meter {
         self.stats.guesses += 1;
     }
 
-    /// An expert was given to a step; `fresh`: it had to be read, and `guessed`: that began before it was asked for.
-    pub fn given(&mut self, fresh: bool, guessed: bool) {
-        self.stats.right += u64::from(fresh && guessed);
-        match fresh {
-            true => self.stats.misses += 1,
-            false => self.stats.hits += 1,
-        }
+    /// An expert was given to a step that did not have to be read for it.
+    pub fn hit(&mut self) {
+        self.stats.hits += 1;
+    }
+
+    /// An expert of so many bytes was given to a step that had to be read; `guessed`: that began before it was asked for.
+    pub fn miss(&mut self, layer: u16, bytes: usize, guessed: bool) {
+        self.stats.misses += 1;
+        self.stats.layer_missing[layer as usize] += bytes as u64;
+        self.stats.right += u64::from(guessed);
     }
 
     pub fn stats(&mut self, slots: usize, resident: usize) -> StoreStats {

@@ -4,6 +4,7 @@
 //! tokens were in the context already. Tokens are drawn from the whole vocabulary by a fixed seed, so experts are chosen
 //! about as widely as they can be.
 
+mod ideal;
 mod parts;
 mod report;
 mod row;
@@ -17,6 +18,7 @@ use super::{Done, terminal};
 use crate::engine::{Budget, Engine, Session, StoreStats};
 use crate::error::{Error, Result};
 use crate::planner::{disk, hardware, memory};
+use ideal::Token;
 use row::{Kind, Row, Sample, Test};
 use std::time::Instant;
 
@@ -39,15 +41,15 @@ pub fn run(args: &BenchArgs) -> Done {
             Kind::Prompt => prompt_threads,
             Kind::Generate => decode_threads,
         };
-        let (samples, disk) = measure(&engine, &mut session, &test, args.repetitions, &mut ids)?;
+        let Measured { samples, disk, steps } = measure(&engine, &mut session, &test, args.repetitions, &mut ids)?;
         if args.parts && test.kind == Kind::Generate {
             fill(&mut session, test.depth, &mut ids)?;
             let tokens = ids.take(test.tokens);
             let watch = parts::Watch::start(&engine);
-            decode(&mut session, &tokens)?;
+            decode(&engine, &mut session, &tokens, &mut vec![])?;
             terminal::say(&format!("{}\n{}", test.name(), watch.finish(&engine, test.tokens)));
         }
-        rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes(), disk });
+        rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes(), disk, steps });
     }
     super::memory::say_peak(&engine, args.load.verbose);
     let budget = engine.ledger().budget.filter(Budget::in_force);
@@ -78,17 +80,20 @@ fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
     }
 }
 
-/// (tokens per second, bytes per second) of each repetition, and what was read from the disk in each of them. One more is done first and not counted: it brings mapped
-/// weights into memory.
-fn measure(
-    engine: &Engine,
-    session: &mut Session,
-    test: &Test,
-    repetitions: usize,
-    ids: &mut Ids,
-) -> Result<(Vec<Sample>, Vec<StoreStats>)> {
-    let mut disk = vec![];
-    let mut samples = Vec::with_capacity(repetitions);
+/// What a test gave.
+#[derive(Default)]
+struct Measured {
+    /// One for each repetition.
+    samples: Vec<Sample>,
+    /// What was read from the disk in each of them.
+    disk: Vec<StoreStats>,
+    /// Every token that was decoded while experts were read from the disk.
+    steps: Vec<Token>,
+}
+
+/// Repetitions of a test. One more is done first and not counted: it brings mapped weights into memory.
+fn measure(engine: &Engine, session: &mut Session, test: &Test, repetitions: usize, ids: &mut Ids) -> Result<Measured> {
+    let mut measured = Measured::default();
     for repetition in 0..=repetitions {
         let mut passing = Passing::show(&format!("{}: {repetition} of {repetitions}", test.name()));
         fill(session, test.depth, ids)?;
@@ -97,20 +102,34 @@ fn measure(
         let (bytes, start) = (engine.bytes_touched(), Instant::now());
         match test.kind {
             Kind::Prompt => session.feed(&tokens, tokens.len() - 1..tokens.len(), &mut |_, _| ())?,
-            Kind::Generate => decode(session, &tokens)?,
+            Kind::Generate => {
+                if repetition == 1 {
+                    measured.steps.clear();
+                }
+                decode(engine, session, &tokens, &mut measured.steps)?
+            }
         }
         let seconds = start.elapsed().as_secs_f64();
         passing.clear();
         if repetition > 0 {
-            disk.extend(engine.store_stats().zip(stored).map(|(now, before)| now.since(&before)));
-            samples.push((tokens.len() as f64 / seconds, (engine.bytes_touched() - bytes) as f64 / seconds));
+            measured.disk.extend(engine.store_stats().zip(stored).map(|(now, before)| now.since(&before)));
+            measured.samples.push((tokens.len() as f64 / seconds, (engine.bytes_touched() - bytes) as f64 / seconds));
         }
     }
-    Ok((samples, disk))
+    Ok(measured)
 }
 
-fn decode(session: &mut Session, tokens: &[u32]) -> Result<()> {
-    tokens.iter().try_for_each(|token| session.feed(std::slice::from_ref(token), 0..1, &mut |_, _| ()))
+fn decode(engine: &Engine, session: &mut Session, tokens: &[u32], steps: &mut Vec<Token>) -> Result<()> {
+    let mut before = engine.store_stats();
+    for token in tokens {
+        let start = Instant::now();
+        session.feed(std::slice::from_ref(token), 0..1, &mut |_, _| ())?;
+        let seconds = start.elapsed().as_secs_f64();
+        let now = engine.store_stats();
+        steps.extend(now.as_ref().zip(before).map(|(now, before)| Token::new(seconds, &now.since(&before))));
+        before = now;
+    }
+    Ok(())
 }
 
 /// Leaves exactly `depth` tokens in the context; what is there already is not computed again if it can be kept.

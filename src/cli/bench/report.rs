@@ -2,6 +2,7 @@
 
 use super::super::terminal::bytes;
 use super::super::values::Output;
+use super::ideal::Ideal;
 use super::row::{Disk, Row};
 use crate::engine::Budget;
 use crate::planner::disk::DiskSpeed;
@@ -35,6 +36,7 @@ pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
 fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
     let (_, ceiling) = machine.ceiling.best();
     let disk = row.disk();
+    let ideal = ideal(row, machine);
     let of_disk = |of: fn(Disk) -> f64| disk.map(|disk| rounded(of(disk)));
     let pairs = [
         ("test", json!(row.test.name())),
@@ -57,6 +59,8 @@ fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
         ("share_of_disk_time_hidden", json!(of_disk(|d| d.hidden))),
         ("disk_gigabytes_per_second", json!(of_disk(|d| d.bytes_per_second / 1e9))),
         ("disk_ceiling_gigabytes_per_second", json!(machine.disk.map(|speed| rounded(speed.best().1 / 1e9)))),
+        ("ideal_ratio_by_layer", json!(ideal.map(|ideal| rounded(ideal.measured / ideal.by_layer)))),
+        ("ideal_ratio_at_once", json!(ideal.map(|ideal| rounded(ideal.measured / ideal.at_once)))),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }
@@ -122,11 +126,29 @@ fn markdown(rows: &[Row], machine: &Machine<'_>) -> String {
             bytes(speed.piece as u64)
         ));
     }
+    for (row, ideal) in rows.iter().filter_map(|row| Some((row, ideal(row, machine)?))) {
+        let Ideal { measured, by_layer, at_once } = ideal;
+        out.push_str(&format!(
+            "{}: {:.2} ms a token; layer by layer, the longer of computing and of reading what is missing at that speed takes \
+             {:.2} ms ({:.2}x), all computing or all reading at once {:.2} ms ({:.2}x)\n",
+            row.test.name(),
+            measured * 1e3,
+            by_layer * 1e3,
+            measured / by_layer,
+            at_once * 1e3,
+            measured / at_once
+        ));
+    }
     if let Some(budget) = machine.budget {
         let slots = budget.slots.map(|(here, all)| format!(", {here} of {all} experts in memory"));
         out.push_str(&format!("budget: {}{}\n", bytes(budget.bytes), slots.unwrap_or_default()));
     }
     out
+}
+
+/// What the row's tokens had to take at least, at the speed of this machine's disk.
+fn ideal(row: &Row, machine: &Machine<'_>) -> Option<Ideal> {
+    Ideal::of(&row.steps, machine.disk?.best().1)
 }
 
 fn disk_cells(disk: Disk) -> [String; 5] {
@@ -178,6 +200,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ideal::Token;
     use super::super::row::{Kind, Test};
     use super::*;
     use crate::engine::StoreStats;
@@ -189,7 +212,7 @@ mod tests {
 
     fn from_disk(output: Output) -> String {
         let once = StoreStats { slots: 300, hits: 30, misses: 10, bytes_read: 128 << 20, ..StoreStats::default() };
-        let once = StoreStats { waited: 1.0, busy: 2.0, hidden: 1.0, ..once };
+        let once = StoreStats { waited: 1.0, busy: 2.0, hidden: 1.0, layer_missing: vec![15_000_000, 0], ..once };
         let speed = DiskSpeed { piece: 2 << 20, by_depth: vec![(1, 0.5e9), (4, 1.5e9)], direct: true };
         let budget = Budget { bytes: 1 << 30, asked: true, slots: Some((300, 1024)) };
         rendered_with(output, vec![once.clone(), once.clone(), once], Some(&speed), Some(budget))
@@ -203,7 +226,8 @@ mod tests {
     ) -> String {
         let test = Test { kind: Kind::Generate, tokens: 128, depth: 64 };
         let samples = vec![(30.0, 15e9), (31.0, 15.5e9), (29.0, 14.5e9)];
-        let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123), disk }];
+        let steps = disk.iter().map(|disk| Token::new(0.03, disk)).collect();
+        let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123), disk, steps }];
         let ceiling =
             ReadBandwidth { by_threads: vec![(1, 20e9), (2, 30e9)], buffer_bytes: 1 << 30, pages: Pages::Huge };
         render(output, &rows, &Machine { model: "a,\"b\"", isa: "avx2", ceiling: &ceiling, disk: speed, budget })
@@ -219,8 +243,14 @@ mod tests {
         let waited = 3.0 / (128.0 / 30.0 + 128.0 / 31.0 + 128.0 / 29.0);
         assert!((number("share_of_time_waiting_for_disk") - waited).abs() < 1e-3);
         let text = from_disk(Output::Md);
-        for words in ["at hand", "75.0 %", "1.00 MiB", "disk: 1.50 GB/s, reads of 2.00 MiB with 4 reads", "300 of 1024"]
-        {
+        for words in [
+            "at hand",
+            "75.0 %",
+            "1.00 MiB",
+            "disk: 1.50 GB/s, reads of 2.00 MiB with 4 reads",
+            "300 of 1024",
+            "takes 10.00 ms (3.00x)",
+        ] {
             assert!(text.contains(words), "{words}: {text}");
         }
         assert_eq!(from_disk(Output::Csv).lines().next(), rendered(Output::Csv).lines().next());

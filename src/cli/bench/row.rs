@@ -1,5 +1,6 @@
 //! One row of `bench`: what was asked, and what came out.
 
+use super::ideal::Token;
 use crate::engine::StoreStats;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Row {
     pub peak_rss_bytes: Option<u64>,
     /// What was read from the disk, one for each repetition; none where every expert is in memory.
     pub disk: Vec<StoreStats>,
+    /// Every decoded token, there.
+    pub steps: Vec<Token>,
 }
 
 /// How experts were read from the disk.

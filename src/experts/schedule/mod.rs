@@ -343,7 +343,14 @@ impl Schedule {
             _ => return Found::NotYet,
         };
         entry.wanted -= 1;
-        self.meter.given(std::mem::take(&mut entry.fresh), std::mem::take(&mut entry.guessed));
+        let guessed = std::mem::take(&mut entry.guessed);
+        match std::mem::take(&mut entry.fresh) {
+            true => {
+                let id = self.images.id(expert);
+                self.meter.miss(id.layer, self.images.image(id).bytes, guessed);
+            }
+            false => self.meter.hit(),
+        }
         let turn = self.turns[step].as_mut().expect("a step is asked about until it ends");
         if let Some(at) = turn.marks.iter().position(|&e| e == expert) {
             turn.marks.swap_remove(at);
@@ -480,7 +487,7 @@ impl Schedule {
         self.stuck = false;
         self.meter.end();
         if result.is_ok() {
-            self.meter.read(self.images.id(piece.expert).layer, piece.range.len());
+            self.meter.read(piece.range.len());
         }
         let bytes = self.images.image(self.images.id(piece.expert)).bytes;
         let Place::Reading(reading) = &mut self.entries[piece.expert].place else { unreachable!("it is being read") };
