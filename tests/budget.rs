@@ -252,3 +252,35 @@ fn pinning_is_done_or_the_line_that_permits_it_is_named() {
         }
     }
 }
+
+/// As root, where version 1 of control groups is mounted:
+/// `cargo test --release --test budget -- --ignored --nocapture`
+#[test]
+#[ignore = "makes a control group, which only root may"]
+fn a_group_is_a_budget_and_is_kept() {
+    let group = PathBuf::from("/sys/fs/cgroup/memory/thermocline-test");
+    std::fs::create_dir_all(&group).expect("root makes groups");
+    let write = |name: &str, text: String| std::fs::write(group.join(name), text).expect("root sets limits");
+    let case = Case::new(&model());
+    // Without --ram: what is free in the group, less 256 MiB.
+    for (limit, whole) in [(312 * MIB, false), (512 * MIB, true)] {
+        write("memory.limit_in_bytes", limit.to_string());
+        write("memory.failcnt", "0".into());
+        let line = case.line(&["-c", "1024", "-ub", "128"]).join(" ");
+        std::fs::write(case.home.path("prompt"), "the quick brown fox jumps over it ".repeat(24)).expect("writes");
+        let inner = case.home.command(&[]);
+        let mut shell = std::process::Command::new("sh");
+        let enter =
+            format!("echo $$ > {}/cgroup.procs; exec {} {line}", group.display(), env!("CARGO_BIN_EXE_thermocline"));
+        shell.args(["-c", &enter]).current_dir(case.home.path("")).env_clear();
+        shell.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?)))).stdin(std::process::Stdio::null());
+        let outcome = program::finished(shell.output().expect("a shell starts"));
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        println!("{}", outcome.stderr);
+        assert_eq!(slots(&outcome).is_none(), whole, "{outcome:?}");
+        assert_eq!(outcome.stderr.contains("that are free"), !whole, "{outcome:?}");
+        let failed = std::fs::read_to_string(group.join("memory.failcnt")).expect("a count");
+        assert_eq!(failed.trim(), "0", "the limit was met");
+    }
+    std::fs::remove_dir(&group).expect("it is empty");
+}

@@ -123,6 +123,7 @@ fn a_conversation_is_saved_loaded_and_taken_back() {
     chat.line("/stats");
     chat.wait_for("context: ");
     chat.wait_for("of 512 positions");
+    chat.wait_for("ledger");
     chat.line("/save first.json");
     chat.wait_for("2 messages in first.json");
     // Three lines at once, as a terminal pastes them, go out as one message.
