@@ -8,7 +8,7 @@ use super::{Expert, ExpertId};
 use crate::error::{Error, Result};
 use memmap2::{MmapMut, MmapRaw};
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How often someone who waits for the disk looks whether to go on waiting.
@@ -139,9 +139,9 @@ impl Slots {
         !paused.expect("nothing panics while holding the schedule").0.stopped
     }
 
-    /// Ends the loaders' work.
+    /// Ends the loaders' work, after a panic too.
     pub fn stop(&self) {
-        self.lock().stopped = true;
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         self.work.notify_all();
         self.halt.notify_all();
     }
