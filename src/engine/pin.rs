@@ -8,7 +8,7 @@ use crate::experts::ExpertStore;
 /// Pins weights and slots. The sentence to say where that was not permitted.
 pub(super) fn pin(weights: &Weights, experts: &ExpertStore, placement: &Placement) -> Option<String> {
     let mapped = placement.slots.is_none();
-    let bytes = weights.owned_bytes() + if mapped { weights.mapped_bytes() } else { 0 } + experts.slots_bytes();
+    let bytes = weights.lockable_bytes(mapped) + experts.slots_bytes();
     let failed = weights.lock(mapped).and_then(|()| experts.lock()).err()?;
     Some(refused(bytes, limit(), &failed))
 }

@@ -260,6 +260,13 @@ impl Weights {
         Ok(sizes)
     }
 
+    /// Bytes that [`Weights::lock`] pins: whole pages, and whole files.
+    pub fn lockable_bytes(&self, mapped: bool) -> u64 {
+        const PAGE: u64 = 4096;
+        let files = self.checkpoint.files().iter().map(|(_, size)| size.next_multiple_of(PAGE)).sum();
+        self.owned_bytes().next_multiple_of(PAGE) + if mapped { files } else { 0 }
+    }
+
     /// Pins the weights in memory, those in files too if they are `mapped` for use. Errors as the system gives them.
     pub fn lock(&self, mapped: bool) -> std::io::Result<()> {
         if let Some(arena) = &self.arena.0 {
