@@ -261,8 +261,9 @@ fn pinning_is_done_or_the_line_that_permits_it_is_named() {
         let limit = said.split("`ulimit -l ").nth(1).and_then(|rest| rest.split('`').next()).expect("the line");
         let again = run(limit, model, ram);
         // A few pages more at the start may cost a slot; then the other number would be named.
-        let experts =
-            |said: &str| said.split("experts in memory").next().and_then(|s| s.rsplit(' ').nth(3).map(str::to_string));
+        let experts = |said: &str| {
+            said.split_once(" experts in memory").and_then(|(line, _)| line.lines().last().map(str::to_string))
+        };
         if experts(&said) == experts(&again) {
             assert!(!again.contains("cannot be pinned"), "--ram {ram} with ulimit -l {limit}: {again}");
         }
