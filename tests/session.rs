@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use thermocline::Error;
 use thermocline::engine::sampler::Sampling;
-use thermocline::engine::{Engine, Finish, Limits, Options, Session, Stats};
+use thermocline::engine::{Answer, Engine, Finish, Limits, Options, Session, Stats};
 use tiny::Tiny;
 
 const EOS: u32 = 2;
@@ -405,4 +405,78 @@ fn statistics_add_up() {
     assert!(
         stats.prompt_bytes > 0 && stats.decode_bytes > 0 && stats.prompt_seconds > 0.0 && stats.decode_seconds > 0.0
     );
+}
+
+/// Several answers taking turns, each in its own session, say what each would say alone.
+#[test]
+fn answers_that_take_turns_do_not_notice() {
+    let (_folder, engine) = open(256);
+    let prompts: Vec<Vec<u32>> = (0..4).map(|i| tokens(5 + 9 * i, i as u64)).collect();
+    let sampling = |i: usize| Sampling { seed: i as u64, ..letters() };
+    let mut turns: Vec<(Session, Answer, String)> = Vec::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let mut session = engine.session();
+        let answer = session.begin(prompt, &sampling(i), &at_most(20 + i)).unwrap();
+        turns.push((session, answer, String::new()));
+    }
+    while turns.iter().any(|(_, answer, _)| answer.finish().is_none()) {
+        for (session, answer, text) in &mut turns {
+            text.push_str(&answer.advance(session).unwrap().unwrap_or_default().text);
+        }
+    }
+    for (i, (_, answer, text)) in turns.iter().enumerate() {
+        assert_eq!(*text, from_scratch(&engine, &prompts[i], &sampling(i), &at_most(20 + i)));
+        assert_eq!(answer.finish(), Some(Finish::Length));
+    }
+}
+
+/// A session that copied another's beginning goes on as if it had computed it, also where rings have wrapped.
+#[test]
+fn a_copied_beginning_is_as_good_as_a_computed_one() {
+    let (_folder, engine) = open(1024);
+    for length in [3, 40, 256, 300, 700] {
+        let prompt = tokens(length, 5);
+        let mut first = engine.session();
+        say(&mut first, &prompt, &letters(), &at_most(30));
+        let mut longer = prompt.clone();
+        longer.extend(tokens(20, 6));
+        let mut second = engine.session();
+        say(&mut second, &tokens(90, 9), &letters(), &at_most(10)); // something to overwrite
+        let shared = first.shares(&longer);
+        assert!(shared >= length, "{length}: {shared}");
+        second.copy(&first, shared);
+        let (text, _, stats) = say(&mut second, &longer, &letters(), &at_most(30));
+        assert_eq!((stats.reused_tokens, stats.prompt_tokens), (shared, longer.len() - shared));
+        assert_eq!(text, from_scratch(&engine, &longer, &letters(), &at_most(30)), "{length}");
+    }
+    // Where a window has moved on, nothing is shared.
+    let mut first = engine.session();
+    let prompt = tokens(900, 5);
+    say(&mut first, &prompt, &letters(), &at_most(2));
+    assert_eq!(first.shares(&prompt[..200]), 0);
+    assert_eq!(first.shares(&prompt[..700]), 700);
+}
+
+/// Tokens come with the text they begin; those of a stop text never come.
+#[test]
+fn tokens_follow_the_text_that_is_shown() {
+    let (_folder, engine) = open(256);
+    let prompt = tokens(12, 3);
+    let whole = from_scratch(&engine, &prompt, &letters(), &at_most(40));
+    let limits = Limits { stop: vec![whole[20..23].to_string()], ..at_most(40) };
+    let mut session = engine.session();
+    let mut answer = session.begin(&prompt, &letters(), &limits).unwrap().with_logprobs(3);
+    let (mut text, mut spelled) = (String::new(), Vec::new());
+    while let Some(piece) = answer.advance(&mut session).unwrap() {
+        text.push_str(&piece.text);
+        for token in piece.tokens {
+            let said = token.logprobs.expect("asked for");
+            assert!(said.top.len() == 3 && said.top[0].1 >= said.top[1].1 && said.chosen <= 0.0);
+            spelled.extend_from_slice(engine.text().piece(token.id));
+            assert!(spelled.len() <= text.len());
+        }
+    }
+    assert_eq!(answer.finish(), Some(Finish::Stop));
+    assert!(whole.starts_with(&text) && !text.contains(&limits.stop[0]));
+    assert_eq!(String::from_utf8(spelled).unwrap(), text);
 }

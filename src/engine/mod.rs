@@ -1,8 +1,9 @@
 //! Text in, text out: opens a model, keeps sessions, samples, streams.
 //!
-//! An [`Engine`] owns the weights and is shared; a [`Session`] owns one conversation's cache. Both are
-//! plain values: no global state, no thread of their own.
+//! An [`Engine`] owns the weights and is shared; a [`Session`] owns one conversation's cache; an [`Answer`] is what is
+//! being written in one. All are plain values: no global state, no thread of their own.
 
+mod answer;
 mod ledger;
 mod pin;
 mod place;
@@ -11,8 +12,9 @@ mod session;
 pub mod stops;
 pub mod text;
 
+pub use answer::{Answer, Finish, Generation, Limits, Piece, Stats, Token};
 pub use ledger::{Budget, Ledger, Line};
-pub use session::{Finish, Generation, Limits, Session, Stats};
+pub use session::Session;
 
 use crate::checkpoint::{Checkpoint, Quant, Relay, Weights};
 use crate::config::Config;

@@ -6,7 +6,7 @@
 //! gives pages as they are first written.
 
 use crate::config::Config;
-use kernels::attend::{Buffer, KvFormat, Ring};
+use kernels::attend::{BLOCK, Buffer, KvFormat, Ring};
 
 /// The sizes of one session's cache.
 #[derive(Clone, Debug)]
@@ -118,14 +118,33 @@ impl KvCache {
         self.len += count;
     }
 
+    /// Whether everything a token at position `len` would see is still here.
+    pub fn holds(&self, len: usize) -> bool {
+        self.layers.iter().all(|layer| {
+            let oldest = layer.window.map_or(0, |w| (len + 1).saturating_sub(w));
+            oldest + layer.key_ring.capacity() >= self.high || oldest >= len
+        })
+    }
+
+    /// Becomes a copy of `other`, a cache of the same shape. Positions never written are not touched.
+    pub fn copy(&mut self, other: &KvCache) {
+        for (layer, from) in self.layers.iter_mut().zip(&other.layers) {
+            let copy = |ring: Ring, to: &mut [Buffer], from: &[Buffer]| {
+                // Slots are filled from the first on, in whole tiles of keys.
+                let slots = other.high.next_multiple_of(BLOCK).min(ring.capacity());
+                let bytes = ring.bytes() / ring.capacity() * slots;
+                to.iter_mut().zip(from).for_each(|(to, from)| to[..bytes].copy_from_slice(&from[..bytes]));
+            };
+            copy(layer.key_ring, &mut layer.keys, &from.keys);
+            copy(layer.value_ring, &mut layer.values, &from.values);
+        }
+        (self.len, self.high) = (other.len, other.high);
+    }
+
     /// Forgets everything after `len`. False if a window has already overwritten what the next token would see: the
     /// cache is then empty.
     pub fn truncate(&mut self, len: usize) -> bool {
-        let holds = |layer: &LayerKv| {
-            let oldest = layer.window.map_or(0, |w| (len + 1).saturating_sub(w));
-            oldest + layer.key_ring.capacity() >= self.high || oldest >= len
-        };
-        let kept = self.layers.iter().all(holds);
+        let kept = self.holds(len);
         if !kept {
             self.high = 0;
         }

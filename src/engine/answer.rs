@@ -1,0 +1,298 @@
+//! The loop that turns logits into pieces of text, one step of the model at a time.
+
+use super::Session;
+use super::sampler::{Logprobs, Sampler, Sampling};
+use super::stops::Stops;
+use super::text::TextStream;
+use crate::error::{Error, Result};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// When an answer ends, besides at an end-of-sequence id.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Most tokens to generate; `None`: until the context is full.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Set from elsewhere (Ctrl-C) to end the answer, in the middle of a step too.
+    pub interrupt: Option<Arc<AtomicBool>>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// An end-of-sequence id.
+    Eos,
+    /// A stop text.
+    Stop,
+    /// `max_tokens` reached.
+    Length,
+    /// No position left in the context.
+    ContextFull,
+    Interrupted,
+}
+
+/// What one answer cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Prompt tokens computed now, and those found in the cache.
+    pub prompt_tokens: usize,
+    pub reused_tokens: usize,
+    /// Tokens that were in the cache but had to be computed again, since a sliding window had moved past them.
+    pub lost_tokens: usize,
+    pub prompt_seconds: f64,
+    /// Tokens of the answer, and steps they took: one fewer or none, for the first comes out of the prompt's last step.
+    pub decode_tokens: usize,
+    pub decode_steps: usize,
+    pub decode_seconds: f64,
+    /// Bytes of weights and cache read, counted as they are read.
+    pub prompt_bytes: u64,
+    pub decode_bytes: u64,
+}
+
+/// What one step added to an answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Piece {
+    /// Valid UTF-8; often empty, for characters and stop texts may take several tokens.
+    pub text: String,
+    /// Tokens whose text begins in what has been shown so far and was not shown before. A token that only began a stop
+    /// text is never among them.
+    pub tokens: Vec<Token>,
+}
+
+/// One token of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    pub id: u32,
+    /// Where they were asked for.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// An answer being written. It owns everything but the session it is written in, so that several can take turns.
+pub struct Answer {
+    sampler: Sampler,
+    stops: Stops,
+    stream: TextStream,
+    limits: Limits,
+    /// How many alternatives to name with each token; `None`: no probabilities at all.
+    logprobs: Option<usize>,
+    /// Of the prompt, what is not in the cache yet.
+    unread: VecDeque<u32>,
+    logits: Vec<f32>,
+    /// Sampled and shown, not yet in the cache.
+    pending: Option<u32>,
+    /// Tokens not yet handed out, each with the place in the text where it begins.
+    held: VecDeque<(usize, Token)>,
+    /// Bytes of text decoded, and shown.
+    decoded: usize,
+    shown: usize,
+    stats: Stats,
+    finish: Option<Finish>,
+    flushed: bool,
+}
+
+impl Answer {
+    pub(super) fn begin(session: &mut Session, prompt: &[u32], sampling: &Sampling, limits: &Limits) -> Result<Answer> {
+        let Some(last) = prompt.len().checked_sub(1) else {
+            return Err(Error::Usage("an empty prompt has no next token".into()));
+        };
+        session.check(0, prompt)?; // before anything of the cache is given up
+        let text = &session.shared().text;
+        let sampler = Sampler::new(sampling, text.limit())?.forbid(&text.holes());
+        let stops = Stops::new(&limits.stop)?;
+        let common = session.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count().min(last);
+        let mut stats = Stats::default();
+        if session.truncate(common) {
+            stats.reused_tokens = common
+        } else {
+            stats.lost_tokens = common
+        }
+        Ok(Answer {
+            sampler,
+            stops,
+            stream: TextStream::new(),
+            limits: limits.clone(),
+            logprobs: None,
+            unread: prompt[stats.reused_tokens..].iter().copied().collect(),
+            logits: Vec::new(),
+            pending: None,
+            held: VecDeque::new(),
+            decoded: 0,
+            shown: 0,
+            stats,
+            finish: None,
+            flushed: false,
+        })
+    }
+
+    /// Says with each token what the model thought of it and of the `top` likeliest ones.
+    pub fn with_logprobs(mut self, top: usize) -> Answer {
+        self.logprobs = Some(top);
+        self
+    }
+
+    /// What it cost so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// `Some` once [`advance`](Answer::advance) has nothing more to give.
+    pub fn finish(&self) -> Option<Finish> {
+        if self.flushed { self.finish } else { None }
+    }
+
+    /// Whether the prompt is not all read yet.
+    pub fn is_reading(&self) -> bool {
+        self.finish.is_none() && !self.unread.is_empty()
+    }
+
+    /// One step of the model further, in the session it was begun in: a piece of the prompt, or one token. `None` once the
+    /// answer is over.
+    pub fn advance(&mut self, session: &mut Session) -> Result<Option<Piece>> {
+        if self.is_reading() {
+            self.read(session)?;
+            if self.is_reading() {
+                return Ok(Some(Piece::default()));
+            }
+        }
+        let started = Instant::now();
+        let before = session.shared().host.touched();
+        let text = if self.finish.is_none() { self.write(session) } else { Ok(String::new()) };
+        self.stats.decode_seconds += started.elapsed().as_secs_f64();
+        self.stats.decode_bytes += session.shared().host.touched() - before;
+        let mut text = text.inspect_err(|_| (self.finish, self.flushed) = (Some(Finish::Interrupted), true))?;
+        if self.flushed {
+            return Ok(None);
+        }
+        if self.finish.is_some() {
+            text.push_str(&self.flush());
+        }
+        Ok(Some(self.piece(text)))
+    }
+
+    /// The next step of the prompt.
+    pub(super) fn read(&mut self, session: &mut Session) -> Result<()> {
+        let started = Instant::now();
+        let before = session.shared().host.touched();
+        let count = self.unread.len().min(session.shared().kv.chunk);
+        let part: Vec<u32> = self.unread.iter().take(count).copied().collect();
+        let want = if count == self.unread.len() { count - 1..count } else { 0..0 };
+        let (logits, interrupt) = (&mut self.logits, self.limits.interrupt.as_deref());
+        let whole = session.feed_until(&part, want, interrupt, &mut |_, row| *logits = row.to_vec())?;
+        if whole {
+            self.unread.drain(..count);
+            self.stats.prompt_tokens += count;
+        } else {
+            self.finish = Some(Finish::Interrupted);
+        }
+        self.stats.prompt_seconds += started.elapsed().as_secs_f64();
+        self.stats.prompt_bytes += session.shared().host.touched() - before;
+        Ok(())
+    }
+
+    /// One token further: text to show, maybe none yet. Sets `finish` when there will be no more.
+    fn write(&mut self, session: &mut Session) -> Result<String> {
+        self.finish = self.ended(session);
+        if self.finish.is_some() {
+            return Ok(String::new());
+        }
+        if let Some(token) = self.pending.take() {
+            let (logits, interrupt) = (&mut self.logits, self.limits.interrupt.as_deref());
+            if !session.feed_until(&[token], 0..1, interrupt, &mut |_, row| logits.copy_from_slice(row))? {
+                self.finish = Some(Finish::Interrupted);
+                return Ok(String::new());
+            }
+            self.stats.decode_steps += 1;
+        }
+        let (id, logprobs) = match self.logprobs {
+            None => (self.sampler.sample(&mut self.logits, session.tokens())?, None),
+            Some(top) => {
+                let (id, said) = self.sampler.sample_with_logprobs(&mut self.logits, session.tokens(), top)?;
+                (id, Some(said))
+            }
+        };
+        self.stats.decode_tokens += 1;
+        let text = &session.shared().text;
+        if text.is_eos(id) {
+            self.finish = Some(Finish::Eos);
+            return Ok(String::new());
+        }
+        self.pending = Some(id);
+        self.held.push_back((self.decoded, Token { id, logprobs }));
+        let decoded = self.stream.push(text.piece(id));
+        self.decoded += decoded.len();
+        let shown = self.stops.push(&decoded);
+        if self.stops.found().is_some() {
+            self.finish = Some(Finish::Stop);
+        }
+        Ok(shown)
+    }
+
+    /// Why no further token may be written.
+    fn ended(&self, session: &Session) -> Option<Finish> {
+        if self.limits.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            return Some(Finish::Interrupted);
+        }
+        if self.limits.max_tokens.is_some_and(|most| self.stats.decode_tokens >= most) {
+            return Some(Finish::Length);
+        }
+        let full = self.pending.is_some() && session.tokens().len() == session.capacity();
+        full.then_some(Finish::ContextFull)
+    }
+
+    /// What stream and stops held back, once the answer is over for another reason than a stop text.
+    fn flush(&mut self) -> String {
+        self.flushed = true;
+        let mut rest = self.stops.push(&self.stream.finish());
+        rest.push_str(&self.stops.finish());
+        rest
+    }
+
+    /// Text to show, with the tokens it begins.
+    fn piece(&mut self, text: String) -> Piece {
+        self.shown += text.len();
+        // Tokens without text (a special one in the middle) begin where the next one does; at the end all are due.
+        let all = self.flushed && self.finish != Some(Finish::Stop);
+        let due = self.held.iter().take_while(|(start, _)| all || *start < self.shown).count();
+        Piece { text, tokens: self.held.drain(..due).map(|(_, token)| token).collect() }
+    }
+}
+
+/// An answer with its session: an iterator over pieces of text, each valid UTF-8.
+pub struct Generation<'s> {
+    session: &'s mut Session,
+    answer: Answer,
+}
+
+impl<'s> Generation<'s> {
+    pub(super) fn new(session: &'s mut Session, answer: Answer) -> Generation<'s> {
+        Generation { session, answer }
+    }
+
+    /// What it cost so far.
+    pub fn stats(&self) -> Stats {
+        self.answer.stats()
+    }
+
+    /// `Some` once the iterator has ended.
+    pub fn finish(&self) -> Option<Finish> {
+        self.answer.finish()
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.answer.advance(self.session) {
+                Ok(Some(piece)) if piece.text.is_empty() => {}
+                Ok(piece) => return piece.map(|piece| Ok(piece.text)),
+                Err(e) => return Some(Err(e)),
+            }
+        }
+    }
+}
