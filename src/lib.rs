@@ -1,7 +1,7 @@
 //! thermocline: sparse mixture-of-experts language models on the machine people already own.
 //!
 //! The floors of the house, from the ground: [`error`] and the `kernels` crate; [`config`] and [`pool`];
-//! [`checkpoint`]; [`experts`]; [`model`] and [`planner`]; [`engine`]; [`cli`]. A room imports from lower floors only
+//! [`checkpoint`]; [`experts`]; [`model`] and [`planner`]; [`engine`]; [`serve`]; [`cli`]. A room imports from lower floors only
 //! (`tests/floors.rs` keeps it so). See `docs/ARCHITECTURE.md`.
 
 mod bridge;
@@ -15,5 +15,6 @@ pub mod host;
 pub mod model;
 pub mod planner;
 pub mod pool;
+pub mod serve;
 
 pub use error::{Error, Result};

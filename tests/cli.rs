@@ -87,10 +87,13 @@ fn help_names_the_commands_and_goes_to_standard_output() {
     let home = Home::new();
     let outcome = home.run(&["--help"]);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
-    for word in ["bench", "inspect", "logits", "perplexity", "pack", "cache", "completions", "--prompt", "Exit codes"] {
+    for word in
+        ["serve", "bench", "inspect", "logits", "perplexity", "pack", "cache", "completions", "--prompt", "Exit codes"]
+    {
         assert!(outcome.stdout.contains(word), "{word}");
     }
-    for command in ["run", "chat", "bench", "inspect", "logits", "perplexity", "pack", "cache", "completions"] {
+    for command in ["run", "chat", "serve", "bench", "inspect", "logits", "perplexity", "pack", "cache", "completions"]
+    {
         let outcome = home.run(&[command, "--help"]);
         assert_eq!(outcome.code, 0);
         assert!(outcome.stdout.contains("Usage: thermocline "), "{outcome:?}");

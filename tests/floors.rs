@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["experts"],
     &["model", "planner"],
     &["engine"],
+    &["serve"],
     &["cli"],
 ];
 
@@ -28,7 +29,11 @@ const RESERVED: &[(&[&str], &[&str])] = &[
     (&["tokenizers::"], &["src/engine/text", "tests/", "examples/"]),
     (&["minijinja"], &["src/engine/text"]),
     (&["clap::", "clap_complete", "rustyline", "indicatif"], &["src/cli/", "src/main.rs", "examples/"]),
-    (&["thread::spawn", "thread::Builder"], &["src/pool.rs", "src/experts/loader.rs", "tests/", "examples/"]),
+    (
+        &["thread::spawn", "thread::Builder"],
+        &["src/pool.rs", "src/experts/loader.rs", "src/serve/mod.rs", "tests/", "examples/"],
+    ),
+    (&["axum", "tokio", "futures_core", "async "], &["src/serve/", "tests/", "examples/"]),
 ];
 
 fn root() -> PathBuf {

@@ -7,7 +7,7 @@ use clap::{Arg, Command};
 use std::ffi::OsString;
 
 /// Spellings of several letters behind one dash, and the flag each means.
-const SPELLINGS: [(&str, &str); 11] = [
+const SPELLINGS: [(&str, &str); 12] = [
     ("-hf", "--hf-repo"),
     ("-hfr", "--hf-repo"),
     ("-tb", "--threads-batch"),
@@ -19,6 +19,7 @@ const SPELLINGS: [(&str, &str); 11] = [
     ("-n-predict", "--n-predict"),
     ("-temp", "--temp"),
     ("-seed", "--seed"),
+    ("-np", "--parallel"),
 ];
 
 /// Rewrites `argv` (program name first). `Err` is a usage sentence.

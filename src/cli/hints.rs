@@ -33,7 +33,8 @@ const ROPE: &str =
     "positions are rotated as the model's own config says, and contexts beyond its training are not stretched";
 const LORA: &str = "adapters are not applied; merge them into the checkpoint first";
 const SAMPLER: &str = "the samplers here are --temp, --top-k, --top-p, --min-p, the penalties and --logit-bias";
-const PARALLEL: &str = "one conversation runs at a time";
+const PARALLEL: &str =
+    "one conversation runs at a time; `thermocline serve` writes several answers at once, --parallel says how many";
 const SHIFT: &str = "a full context ends the answer with a sentence; a larger --ctx-size makes room, and windowed layers forget by themselves";
 const LOG: &str = "what is not the answer goes to standard error; --verbose says more, --no-perf less, 2>FILE keeps it";
 const CORES: &str = "--threads and --threads-batch set how many cores work; `taskset` (or `numactl`) in front of the command says which";

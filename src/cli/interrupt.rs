@@ -2,8 +2,8 @@
 
 use super::terminal::say;
 use crate::error::{Error, Result};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Set up once, before anything slow begins.
 #[derive(Clone)]
@@ -11,15 +11,22 @@ pub struct Interrupts {
     /// An answer is being written, so the first signal only asks it to stop.
     answering: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    /// Called with the first signal while an answer is written.
+    hook: Arc<Mutex<Option<Hook>>>,
 }
+
+type Hook = Box<dyn Fn() + Send>;
 
 impl Interrupts {
     pub fn watch() -> Result<Interrupts> {
-        let here = Interrupts { answering: Arc::default(), stop: Arc::default() };
+        let here = Interrupts { answering: Arc::default(), stop: Arc::default(), hook: Arc::default() };
         let seen = here.clone();
         ctrlc::set_handler(move || {
             // The order matters: outside of an answer `stop` must stay as it is.
             if seen.answering.load(Ordering::SeqCst) && !seen.stop.swap(true, Ordering::SeqCst) {
+                if let Some(hook) = &*seen.hook.lock().unwrap_or_else(PoisonError::into_inner) {
+                    hook();
+                }
                 return;
             }
             say("");
@@ -27,6 +34,13 @@ impl Interrupts {
         })
         .map_err(|e| Error::Runtime(format!("signals cannot be watched: {e}")))?;
         Ok(here)
+    }
+
+    /// From here on the first signal calls `hook`, for good; the next one ends the program.
+    pub fn ask(&self, hook: impl Fn() + Send + 'static) {
+        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
+        self.stop.store(false, Ordering::SeqCst);
+        self.answering.store(true, Ordering::SeqCst);
     }
 
     /// From here until the value is dropped a signal asks the answer to stop.

@@ -23,6 +23,7 @@ mod places;
 mod profile;
 mod progress;
 mod run;
+mod serve;
 mod table;
 mod terminal;
 mod values;
@@ -64,6 +65,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         None => run::run(cli.run),
         Some(Command::Run(args)) => run::run(*args),
+        Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
@@ -116,6 +118,7 @@ fn settle(cli: &mut Cli, matches: &ArgMatches) -> Result<()> {
     let (model, name) = match &mut cli.command {
         None => (&mut cli.run.model, None),
         Some(Command::Run(args)) => (&mut args.model, None),
+        Some(Command::Serve(args)) => (&mut args.model, None),
         Some(Command::Bench(args)) => (&mut args.model, None),
         Some(Command::Logits(args)) => (&mut args.model, args.name.take()),
         Some(Command::Perplexity(args)) => (&mut args.model, args.name.take()),
@@ -125,16 +128,17 @@ fn settle(cli: &mut Cli, matches: &ArgMatches) -> Result<()> {
         Some(Command::Cache(_) | Command::CacheSim(_) | Command::Completions(_)) => return Ok(()),
     };
     settle_model(model, name, matches)?;
-    let text = match &mut cli.command {
-        None => &mut cli.run.text,
-        Some(Command::Run(args)) => &mut args.text,
+    let template = match &mut cli.command {
+        None => &mut cli.run.text.template,
+        Some(Command::Run(args)) => &mut args.text.template,
+        Some(Command::Serve(args)) => &mut args.template,
         Some(_) => return Ok(()),
     };
     let (inline, file) = ("chat_template", "chat_template_file");
-    if text.chat_template.is_some() && text.chat_template_file.is_some() {
+    if template.chat_template.is_some() && template.chat_template_file.is_some() {
         match (said(matches, inline), said(matches, file)) {
-            (true, false) => text.chat_template_file = None,
-            (false, true) => text.chat_template = None,
+            (true, false) => template.chat_template_file = None,
+            (false, true) => template.chat_template = None,
             _ => return Err(Error::Usage("give --chat-template or --chat-template-file, not both".into())),
         }
     }

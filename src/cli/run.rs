@@ -1,6 +1,6 @@
 //! `run`, and what bare flags mean: one answer for a prompt, a file or piped text; a chat where there is a terminal.
 
-use super::args::{RunArgs, SamplingArgs, TextArgs};
+use super::args::{RunArgs, SamplingArgs, TemplateArgs};
 use super::conversation::{Conversation, Settings};
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
@@ -23,7 +23,7 @@ pub fn run(args: RunArgs) -> Done {
     let mut options = open::options(&args.load, &args.machine.cores);
     options.context = args.machine.ctx_size;
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
-    options.template = template(&args.text);
+    options.template = template(&args.text.template);
     let Opened { engine, name, recording: _recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let system = args.text.system_prompt.as_deref();
     let settings = Settings {
@@ -129,7 +129,7 @@ pub fn read_text(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn template(args: &TextArgs) -> TemplateOverride {
+pub fn template(args: &TemplateArgs) -> TemplateOverride {
     match (&args.chat_template, &args.chat_template_file) {
         (Some(text), _) => TemplateOverride::Given(text.clone()),
         (None, Some(file)) => TemplateOverride::File(file.clone()),
@@ -137,10 +137,14 @@ fn template(args: &TextArgs) -> TemplateOverride {
     }
 }
 
-fn sampling(args: &SamplingArgs, verbose: bool) -> Sampling {
+/// The seed that was given; `-1`, which arrives as `u64::MAX`, asks for a new one, like none.
+pub fn seed(args: &SamplingArgs) -> Option<u64> {
+    args.seed.filter(|seed| *seed != u64::MAX)
+}
+
+pub fn sampling(args: &SamplingArgs, verbose: bool) -> Sampling {
     let base = Sampling::default();
-    // u64::MAX is how `-1` arrives: a new seed, like no seed.
-    let seed = args.seed.filter(|seed| *seed != u64::MAX).unwrap_or_else(|| {
+    let seed = seed(args).unwrap_or_else(|| {
         use std::hash::{BuildHasher, RandomState};
         let seed = RandomState::new().hash_one(std::process::id()) >> 32;
         if verbose {

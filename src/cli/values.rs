@@ -119,6 +119,24 @@ pub fn loaders(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Answers written at a time, and answers waiting: more than these are a slip of the finger.
+const MOST_SLOTS: usize = 256;
+const MOST_QUEUE: usize = 65_536;
+
+pub fn slots(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        n if n > MOST_SLOTS => Err(format!("at most {MOST_SLOTS} are accepted")),
+        n => Ok(n),
+    }
+}
+
+pub fn queue(text: &str) -> Result<usize, String> {
+    match whole(text)? {
+        n if n > MOST_QUEUE => Err(format!("at most {MOST_QUEUE} are accepted")),
+        n => Ok(n),
+    }
+}
+
 /// `0` stands for everything the model was trained for and is kept as 0.
 pub fn context(text: &str) -> Result<usize, String> {
     match whole(text)? {

@@ -204,6 +204,16 @@ impl Engine {
         &self.shared.ledger
     }
 
+    /// Positions a session can hold.
+    pub fn context(&self) -> usize {
+        self.shared.kv.context
+    }
+
+    /// Bytes of one session's cache; the system gives them as they are first written.
+    pub fn cache_bytes(&self) -> u64 {
+        self.shared.kv.bytes()
+    }
+
     /// Threads used while decoding and while reading a prompt.
     pub fn threads(&self) -> (usize, usize) {
         self.shared.threads

@@ -1,0 +1,110 @@
+//! `serve`: answers requests over HTTP until it is told to end.
+
+use super::args::ServeArgs;
+use super::interrupt::Interrupts;
+use super::open::{self, Opened};
+use super::terminal::{say, say_note};
+use super::{Done, bundled, run};
+use crate::error::{Error, Result};
+use crate::planner::hardware;
+use crate::serve::{Loaded, Server, Settings};
+use std::path::Path;
+use std::time::Duration;
+
+/// Answers written and waiting together, where nothing is said.
+const PLACES: usize = 64;
+
+pub fn run(args: ServeArgs) -> Done {
+    let interrupts = Interrupts::watch()?;
+    let keys = keys(&args.api_key, args.api_key_file.as_deref())?;
+    let server = Server::bind(Settings {
+        host: args.host.clone(),
+        port: args.port,
+        cors: args.cors.clone(),
+        aliases: args.alias.clone(),
+        slots: args.parallel,
+        queue: args.queue.unwrap_or(PLACES.saturating_sub(args.parallel)),
+        timeout: Duration::from_secs(args.timeout as u64),
+        sampling: run::sampling(&args.sampling, false),
+        seed: run::seed(&args.sampling),
+        say: Box::new(say),
+        keys: keys.clone(),
+    })?;
+    let address = server.address();
+    if keys.is_empty() && !address.ip().is_loopback() {
+        say_note(&format!(
+            "whoever reaches {address} can use this server, for no key is asked for: --api-key KEY or --api-key-file FILE does"
+        ));
+    }
+    say(&format!("listening on http://{address}"));
+    let ender = server.ender();
+    server.run(move || {
+        let loaded = load(&args, &interrupts)?;
+        interrupts.ask(move || {
+            say("ending: answers in progress are written, new requests are not taken; once more ends at once");
+            ender.end();
+        });
+        Ok(loaded)
+    })?;
+    Ok(())
+}
+
+fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<Loaded> {
+    let mut options = open::options(&args.load, &args.machine.cores);
+    options.context = args.machine.ctx_size;
+    options.rewind = args.machine.rewind.unwrap_or(options.rewind);
+    options.template = run::template(&args.template);
+    let Opened { engine, name } = open::open(&args.model, &args.load, &options, interrupts)?;
+    let all = engine.cache_bytes().saturating_mul(args.parallel as u64);
+    if let Some(free) = hardware::available_bytes().filter(|free| all > *free) {
+        let note = format!(
+            "{} contexts of {} positions take {all} bytes when all are full, but {free} bytes of memory are free; fewer \
+             (--parallel) or shorter ones (--ctx-size) fit",
+            args.parallel,
+            engine.context()
+        );
+        if args.load.strict {
+            return Err(Error::Usage(format!("--strict: {note}")));
+        }
+        say_note(&note);
+    }
+    // A name to be typed into clients.
+    let name = if name == bundled::NAME { "bundled".to_string() } else { name };
+    Ok(Loaded { engine, name })
+}
+
+/// Keys as given, and the lines of the file. Errors (usage): a file without keys, and keys no header can carry.
+fn keys(given: &[String], file: Option<&Path>) -> Result<Vec<String>> {
+    let mut keys = given.to_vec();
+    if let Some(file) = file {
+        let text = run::read_text(file)?;
+        let before = keys.len();
+        keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from));
+        if keys.len() == before {
+            return Err(Error::Usage(format!("{} holds no key: one on each line is expected", file.display())));
+        }
+    }
+    match keys.iter().all(|key| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())) {
+        true => Ok(keys),
+        false => Err(Error::Usage(
+            "an API key is empty or has characters no HTTP header carries; expected letters, digits and signs".into(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_from_both_places() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("keys");
+        std::fs::write(&file, "one\n\n two \n").expect("writes");
+        assert_eq!(keys(&["zero".into()], Some(&file)).expect("reads"), ["zero", "one", "two"]);
+        std::fs::write(&file, "\n \n").expect("writes");
+        assert!(keys(&[], Some(&file)).is_err());
+        assert!(keys(&["with space".into()], None).is_err() && keys(&[String::new()], None).is_err());
+        assert!(keys(&[], None).expect("none is fine").is_empty());
+    }
+}

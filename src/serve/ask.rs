@@ -1,0 +1,396 @@
+//! What a request for an answer asks: every field read, or refused by name.
+
+use super::failure::{Failure, Outcome};
+use super::fields::Fields;
+use super::queue::Batch;
+use super::{House, Served};
+use crate::engine::sampler::{Sampler, Sampling};
+use crate::engine::stops::Stops;
+use crate::engine::text::Message;
+use crate::engine::{Limits, Stats};
+use serde_json::Value;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Answers to one prompt, prompts in one request, and alternatives named with each token.
+const MOST_CHOICES: usize = 16;
+const MOST_PROMPTS: usize = 64;
+const MOST_LOGPROBS: usize = 20;
+/// Messages in a conversation; each costs a turn of the template.
+const MOST_MESSAGES: usize = 4096;
+/// OpenAI's default for plain completions.
+const COMPLETION_TOKENS: usize = 16;
+
+/// Fields that say nothing about the answer.
+const HARMLESS: &[&str] = &[
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "parallel_tool_calls",
+    "tool_choice",
+];
+
+const TOOLS: &str = "calling tools is not built yet";
+const SHAPE: &str = "holding answers to a grammar or a schema is not built yet";
+const WORDS_ONLY: &str = "this model reads and writes text only";
+
+/// Features of the API that are not there.
+const MISSING: &[(&str, &str)] = &[
+    ("tools", TOOLS),
+    ("functions", TOOLS),
+    ("function_call", TOOLS),
+    ("grammar", SHAPE),
+    ("json_schema", SHAPE),
+    ("guided_json", SHAPE),
+    ("structured_outputs", SHAPE),
+    ("audio", WORDS_ONLY),
+    ("prediction", "predicted outputs are not built"),
+    ("reasoning_effort", "this model does not think before it answers"),
+    ("web_search_options", "there is no web search"),
+];
+
+/// A request that made sense.
+pub struct Ask {
+    pub batch: Batch,
+    pub stream: bool,
+    /// The last chunk of a stream says what it cost.
+    pub include_usage: bool,
+}
+
+/// Which of the two ways to ask.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Chat,
+    Completion,
+}
+
+impl Ask {
+    /// Reads a body to its last field, renders and tokenises. Takes a while for a long prompt.
+    pub fn read(house: &House, served: &Served, way: Way, body: &[u8], arrived: Instant) -> Outcome<Ask> {
+        let mut fields = Fields::body(body)?;
+        model(&mut fields, served)?;
+        fields.ignore(HARMLESS);
+        fields.refuse(MISSING)?;
+        response_format(&mut fields)?;
+        let stream = fields.flag("stream")?.unwrap_or(false);
+        let include_usage = stream_options(&mut fields, stream)?;
+        let n = fields.whole("n", 1..=MOST_CHOICES)?.unwrap_or(1);
+        let max_tokens = max_tokens(&mut fields, way)?;
+        let stop = stop(&mut fields)?;
+        let logprobs = logprobs(&mut fields, way)?;
+        let sampling = sampling(&mut fields, house, served)?;
+        let prompts = match way {
+            Way::Chat => {
+                modalities(&mut fields)?;
+                let messages = messages(&mut fields)?;
+                fields.end()?;
+                vec![rendered(served, &messages)?]
+            }
+            Way::Completion => {
+                fields.refuse(&[
+                    ("suffix", "filling a gap is nothing this model was trained for"),
+                    ("echo", "the prompt is not repeated"),
+                ])?;
+                if fields.whole("best_of", 1..=MOST_CHOICES)?.is_some_and(|best| best != n) {
+                    return Err(Failure::field("best_of", "other than n is not supported"));
+                }
+                let prompts = prompts(&mut fields, served)?;
+                fields.end()?;
+                prompts
+            }
+        };
+        let context = served.engine.context();
+        if let Some(long) = prompts.iter().find(|prompt| prompt.len() > context) {
+            return Err(Failure::too_long(long.len(), context));
+        }
+        let limits = Limits { max_tokens, stop, interrupt: None };
+        // What the engine would refuse later is refused before a stream begins.
+        Sampler::new(&sampling, served.engine.text().limit())?;
+        Stops::new(&limits.stop)?;
+        let prompts = prompts.into_iter().map(Arc::from).collect();
+        Ok(Ask { batch: Batch { prompts, n, sampling, limits, logprobs, arrived }, stream, include_usage })
+    }
+
+    /// Answers it needs.
+    pub fn jobs(&self) -> usize {
+        self.batch.prompts.len() * self.batch.n
+    }
+}
+
+/// The model named is the one served, or none is named.
+pub fn model(fields: &mut Fields, served: &Served) -> Outcome<()> {
+    match fields.text("model")? {
+        Some(asked) if !served.answers_to(&asked) => {
+            let shown: String = asked.chars().take(128).collect();
+            Err(Failure::no_model(&shown, &served.id))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn response_format(fields: &mut Fields) -> Outcome<()> {
+    let Some(mut format) = fields.object("response_format")? else { return Ok(()) };
+    match format.text("type")?.as_deref() {
+        Some("text") => format.end(),
+        Some(kind @ ("json_object" | "json_schema" | "grammar")) => {
+            Err(Failure::field("response_format.type", format!("{kind} is not supported: {SHAPE}")))
+        }
+        _ => Err(Failure::field("response_format.type", "is none of \"text\", \"json_object\" and \"json_schema\"")),
+    }
+}
+
+fn stream_options(fields: &mut Fields, stream: bool) -> Outcome<bool> {
+    let Some(mut options) = fields.object("stream_options")? else { return Ok(false) };
+    if !stream {
+        return Err(Failure::field("stream_options", "makes sense only with \"stream\": true"));
+    }
+    let usage = options.flag("include_usage")?.unwrap_or(false);
+    options.ignore(&["include_obfuscation"]);
+    options.end().map(|()| usage)
+}
+
+/// `max_completion_tokens` is what `max_tokens` is called now, `n_predict` what llama.cpp calls it (-1: no limit).
+fn max_tokens(fields: &mut Fields, way: Way) -> Outcome<Option<usize>> {
+    let mut said = None;
+    for name in ["max_completion_tokens", "max_tokens"] {
+        let value = fields.whole(name, 1..=usize::MAX)?;
+        match (said, value) {
+            (Some(a), Some(b)) if a != b => {
+                return Err(Failure::field(name, "says another number than max_completion_tokens"));
+            }
+            _ => said = said.or(value),
+        }
+    }
+    Ok(said.or((way == Way::Completion).then_some(COMPLETION_TOKENS)))
+}
+
+fn stop(fields: &mut Fields) -> Outcome<Vec<String>> {
+    let expected = "is neither a string nor a list of strings";
+    match fields.take("stop") {
+        None => Ok(Vec::new()),
+        Some(Value::String(one)) => Ok(vec![one]),
+        Some(Value::Array(list)) => {
+            let text = |value: Value| match value {
+                Value::String(text) => Ok(text),
+                _ => Err(Failure::field("stop", expected)),
+            };
+            list.into_iter().map(text).collect()
+        }
+        Some(_) => Err(Failure::field("stop", expected)),
+    }
+}
+
+/// Chats say `logprobs: true` and how many alternatives apart; completions say one number for both.
+fn logprobs(fields: &mut Fields, way: Way) -> Outcome<Option<usize>> {
+    if way == Way::Completion {
+        return fields.whole("logprobs", 0..=MOST_LOGPROBS);
+    }
+    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    let top = fields.whole("top_logprobs", 0..=MOST_LOGPROBS)?;
+    match (wanted, top) {
+        (false, Some(1..)) => Err(Failure::field("top_logprobs", "makes sense only with \"logprobs\": true")),
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, _) => Ok(None),
+    }
+}
+
+/// What is not said is as the server was started.
+fn sampling(fields: &mut Fields, house: &House, served: &Served) -> Outcome<Sampling> {
+    let base = &house.settings.sampling;
+    let number = |fields: &mut Fields, name: &str, from: f64, to: f64| fields.number(name, from..=to);
+    let repeat = match number(fields, "repeat_penalty", 0.01, 100.0)? {
+        None => number(fields, "repetition_penalty", 0.01, 100.0)?,
+        said => said,
+    };
+    Ok(Sampling {
+        temperature: number(fields, "temperature", 0.0, 100.0)?.unwrap_or(base.temperature),
+        top_k: fields.whole("top_k", 0..=usize::MAX)?.unwrap_or(base.top_k),
+        top_p: number(fields, "top_p", 0.0, 1.0)?.unwrap_or(base.top_p),
+        min_p: number(fields, "min_p", 0.0, 1.0)?.unwrap_or(base.min_p),
+        repeat_penalty: repeat.unwrap_or(base.repeat_penalty),
+        presence_penalty: number(fields, "presence_penalty", -2.0, 2.0)?.unwrap_or(base.presence_penalty),
+        frequency_penalty: number(fields, "frequency_penalty", -2.0, 2.0)?.unwrap_or(base.frequency_penalty),
+        repeat_last_n: fields.whole("repeat_last_n", 0..=usize::MAX)?.unwrap_or(base.repeat_last_n),
+        seed: seed(fields)?.or(house.settings.seed).unwrap_or_else(new_seed),
+        logit_bias: logit_bias(fields, served)?.unwrap_or_else(|| base.logit_bias.clone()),
+    })
+}
+
+/// Any whole number of 64 bits; a negative one (-1, say) is a seed like another.
+fn seed(fields: &mut Fields) -> Outcome<Option<u64>> {
+    let Some(value) = fields.take("seed") else { return Ok(None) };
+    let seed = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
+    seed.map(Some).ok_or_else(|| Failure::field("seed", "is no whole number of 64 bits"))
+}
+
+fn new_seed() -> u64 {
+    RandomState::new().hash_one(Instant::now()) >> 32
+}
+
+/// `{"token id": bias}` with biases from -100, which forbids, to 100.
+fn logit_bias(fields: &mut Fields, served: &Served) -> Outcome<Option<Vec<(u32, f32)>>> {
+    let Some(value) = fields.take("logit_bias") else { return Ok(None) };
+    let Value::Object(map) = value else {
+        return Err(Failure::field("logit_bias", "is no object of token ids and numbers"));
+    };
+    let limit = served.engine.text().limit();
+    let one = |(id, bias): (&String, &Value)| {
+        let id: Option<u32> = id.parse().ok().filter(|id| (*id as usize) < limit);
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
+        match (id, bias) {
+            (Some(id), Some(-100.0)) => Ok((id, f32::NEG_INFINITY)),
+            (Some(id), Some(bias)) => Ok((id, bias as f32)),
+            (None, _) => {
+                Err(Failure::field("logit_bias", format!("names an id that is no token; there are 0 to {}", limit - 1)))
+            }
+            (_, None) => Err(Failure::field("logit_bias", "holds something else than numbers from -100 to 100")),
+        }
+    };
+    map.iter().map(one).collect::<Outcome<Vec<_>>>().map(Some)
+}
+
+fn modalities(fields: &mut Fields) -> Outcome<()> {
+    let list = fields.list("modalities")?.unwrap_or_default();
+    match list.iter().all(|modality| modality == "text") {
+        true => Ok(()),
+        false => Err(Failure::field("modalities", format!("asks for more than text: {WORDS_ONLY}"))),
+    }
+}
+
+/// The conversation.
+pub fn messages(fields: &mut Fields) -> Outcome<Vec<Message>> {
+    let Some(list) = fields.list("messages")? else {
+        return Err(Failure::field("messages", "is missing: a list of {\"role\", \"content\"}"));
+    };
+    if list.is_empty() {
+        return Err(Failure::field("messages", "is empty: at least one message is needed"));
+    }
+    if list.len() > MOST_MESSAGES {
+        return Err(Failure::field(
+            "messages",
+            format!("has {} messages; at most {MOST_MESSAGES} are read", list.len()),
+        ));
+    }
+    list.into_iter().enumerate().map(|(i, value)| message(value, &format!("messages[{i}]"))).collect()
+}
+
+fn message(value: Value, place: &str) -> Outcome<Message> {
+    let mut fields = Fields::of(value, place)?;
+    let role = match fields.text("role")?.as_deref() {
+        // What newer clients call it.
+        Some("developer") => "system",
+        Some("system") => "system",
+        Some("user") => "user",
+        Some("assistant") => "assistant",
+        Some("tool" | "function") => {
+            return Err(Failure::field(fields.name("role"), format!("of a tool is not supported: {TOOLS}")));
+        }
+        Some(_) => {
+            let problem = "is none of \"system\", \"developer\", \"user\" and \"assistant\"";
+            return Err(Failure::field(fields.name("role"), problem));
+        }
+        None => return Err(Failure::field(fields.name("role"), "is missing")),
+    };
+    fields.refuse(&[("tool_calls", TOOLS), ("function_call", TOOLS), ("audio", WORDS_ONLY), ("images", WORDS_ONLY)])?;
+    // A name is shown to no model of this family; what another model thought or refused is no part of the text.
+    fields.ignore(&["name", "refusal", "reasoning_content", "annotations"]);
+    let place = fields.name("content");
+    let content = match fields.take("content") {
+        Some(Value::String(text)) => text,
+        Some(Value::Array(parts)) => parts
+            .into_iter()
+            .enumerate()
+            .map(|(i, part)| text_part(part, &format!("{place}[{i}]")))
+            .collect::<Outcome<Vec<String>>>()?
+            .concat(),
+        Some(_) => return Err(Failure::field(place, "is neither a string nor a list of parts")),
+        None => return Err(Failure::field(place, "is missing")),
+    };
+    fields.end()?;
+    Ok(Message::new(role, content))
+}
+
+fn text_part(value: Value, place: &str) -> Outcome<String> {
+    let mut fields = Fields::of(value, place)?;
+    match fields.text("type")?.as_deref() {
+        Some("text") => {}
+        Some(_) => return Err(Failure::field(fields.name("type"), format!("is not \"text\": {WORDS_ONLY}"))),
+        None => return Err(Failure::field(fields.name("type"), "is missing")),
+    }
+    let Some(text) = fields.text("text")? else { return Err(Failure::field(fields.name("text"), "is missing")) };
+    fields.ignore(&["cache_control"]);
+    fields.end().map(|()| text)
+}
+
+/// The conversation as the model reads it.
+fn rendered(served: &Served, messages: &[Message]) -> Outcome<Vec<u32>> {
+    let text = served.engine.text();
+    Ok(text.encode(&text.render(messages, true)?, true)?)
+}
+
+/// A string, a list of strings, a list of tokens, or a list of such lists.
+fn prompts(fields: &mut Fields, served: &Served) -> Outcome<Vec<Vec<u32>>> {
+    let list = match fields.take("prompt") {
+        None => return Err(Failure::field("prompt", "is missing")),
+        Some(Value::String(text)) => vec![Value::String(text)],
+        Some(Value::Array(list)) if list.first().is_some_and(Value::is_number) => vec![Value::Array(list)],
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(Failure::field("prompt", "is neither a string nor a list")),
+    };
+    if list.is_empty() || list.len() > MOST_PROMPTS {
+        return Err(Failure::field(
+            "prompt",
+            format!("holds {} prompts; 1 to {MOST_PROMPTS} are expected", list.len()),
+        ));
+    }
+    list.into_iter().map(|value| prompt(value, served)).collect()
+}
+
+fn prompt(value: Value, served: &Served) -> Outcome<Vec<u32>> {
+    let text = served.engine.text();
+    let tokens = match value {
+        Value::String(words) => {
+            let mut tokens: Vec<u32> = text.leading().into_iter().collect();
+            tokens.extend(text.encode(&words, true)?);
+            tokens
+        }
+        Value::Array(ids) => tokens(&ids, served, "prompt")?,
+        _ => return Err(Failure::field("prompt", "holds something that is neither a string nor a list of tokens")),
+    };
+    match tokens.is_empty() {
+        true => Err(Failure::field("prompt", "is empty, so there is nothing to go on from")),
+        false => Ok(tokens),
+    }
+}
+
+/// Token ids of this vocabulary.
+pub fn tokens(ids: &[Value], served: &Served, field: &str) -> Outcome<Vec<u32>> {
+    let vocab = served.engine.config().vocab;
+    let token = |id: &Value| id.as_u64().filter(|id| *id < vocab as u64).map(|id| id as u32);
+    let wrong = || Failure::field(field, format!("holds something that is no token id from 0 to {}", vocab - 1));
+    ids.iter().map(|id| token(id).ok_or_else(wrong)).collect()
+}
+
+/// OpenAI's count of what answers cost; the prompt of several choices counts once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub prompt: usize,
+    pub cached: usize,
+    pub completion: usize,
+}
+
+impl Usage {
+    /// Adds one choice. `first` is true for the first of its prompt.
+    pub fn add(&mut self, stats: &Stats, first: bool) {
+        if first {
+            self.prompt += stats.prompt_tokens + stats.reused_tokens;
+            self.cached += stats.reused_tokens;
+        }
+        self.completion += stats.decode_tokens;
+    }
+}

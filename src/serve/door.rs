@@ -1,0 +1,145 @@
+//! What every request passes on its way in and out: keys, origins, hosts, counting.
+
+use super::House;
+use super::failure::Failure;
+use super::line::Busy;
+use super::routes;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Open without a key: what a page needs before it can ask for one, and what watches over the process.
+const OPEN: &[&str] = &["/", "/health", "/openapi.json"];
+
+pub async fn door(
+    State(house): State<Arc<House>>,
+    ConnectInfo(busy): ConnectInfo<Busy>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    let _working = busy.begin();
+    let path = routes::known(request.uri().path());
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let method = request.method().clone();
+    let allowed = origin.as_ref().and_then(|origin| allowed_origin(&house, origin));
+    let mut response = match admit(&house, &request) {
+        Err(failure) => failure.into_response(),
+        Ok(()) if method == Method::OPTIONS && allowed.is_some() => preflight(),
+        Ok(()) => next.run(request).await,
+    };
+    if let Some(allowed) = allowed {
+        response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    house.metrics.request(path, response.status().as_u16());
+    if response.status() != StatusCode::OK {
+        house.say(&format!("{method} {path}: {}", response.status()));
+    }
+    response
+}
+
+fn admit(house: &House, request: &Request<Body>) -> Result<(), Failure> {
+    check_host(house, request)?;
+    let preflight = request.method() == Method::OPTIONS; // browsers send these without keys
+    let open = house.settings.keys.is_empty() || preflight || OPEN.contains(&request.uri().path());
+    match open || knows_a_key(&house.settings.keys, request.headers()) {
+        true => Ok(()),
+        false => Err(Failure::key()),
+    }
+}
+
+/// Without a key, a server on the loopback address must not answer to the names of others: a page could point a name
+/// of its own at 127.0.0.1 and read what is said here.
+fn check_host(house: &House, request: &Request<Body>) -> Result<(), Failure> {
+    if !house.settings.keys.is_empty() || !house.address.ip().is_loopback() {
+        return Ok(());
+    }
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let Some(host) = host else { return Ok(()) }; // no browser sends none
+    match is_local(host) || host_name(host).eq_ignore_ascii_case(&house.settings.host) {
+        true => Ok(()),
+        false => Err(Failure::forbidden(
+            "this server has no API key and answers only to localhost and to addresses, not to other host names",
+        )),
+    }
+}
+
+fn host_name(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let name = host_name(host).trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+/// Looks at every key in full, so that the time it takes says nothing about how much of one was right.
+fn knows_a_key(keys: &[String], headers: &HeaderMap) -> bool {
+    let bearer = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let bearer = bearer.and_then(|value| match value.split_at_checked(7) {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => Some(key),
+        _ => None,
+    });
+    let Some(given) = bearer.or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes)) else { return false };
+    let given = Sha256::digest(given);
+    let same = |key: &String| {
+        let difference = Sha256::digest(key.as_bytes()).iter().zip(&given).fold(0, |all, (a, b)| all | (a ^ b));
+        u8::from(std::hint::black_box(difference) == 0)
+    };
+    keys.iter().fold(0, |any, key| any | same(key)) == 1
+}
+
+/// The value of `Access-Control-Allow-Origin` for a page of this origin.
+fn allowed_origin(house: &House, origin: &HeaderValue) -> Option<HeaderValue> {
+    let allowed = house.settings.cors.as_deref()?;
+    (allowed == "*" || allowed.as_bytes() == origin.as_bytes()).then(|| origin.clone())
+}
+
+fn preflight() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key"),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_hosts_are_told_from_names_of_others() {
+        for host in
+            ["localhost", "localhost:8080", "LOCALHOST.", "a.localhost:1", "127.0.0.1:8080", "[::1]:8080", "::1"]
+        {
+            assert!(is_local(host) || host == "::1", "{host}");
+        }
+        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn keys_open_the_door_whole_only() {
+        let keys = ["first-key".to_string(), "second-key".to_string()];
+        let with = |name: &'static str, value: &str| {
+            let value = HeaderValue::from_str(value).expect("a header");
+            knows_a_key(&keys, &HeaderMap::from_iter([(header::HeaderName::from_static(name), value)]))
+        };
+        assert!(with("authorization", "Bearer first-key") && with("authorization", "bearer second-key"));
+        assert!(with("x-api-key", "second-key"));
+        for wrong in ["Bearer first-ke", "Bearer first-key2", "Basic first-key", "Bearer ", "first-key", "é"] {
+            assert!(!with("authorization", wrong), "{wrong}");
+        }
+        assert!(!knows_a_key(&keys, &HeaderMap::new()));
+    }
+}

@@ -1,0 +1,161 @@
+//! What goes wrong with a request, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+use crate::error::Error;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// Seconds a client is asked to wait before it tries again.
+const RETRY_SECONDS: u64 = 1;
+
+/// An answer that is none.
+#[derive(Debug)]
+pub struct Failure {
+    pub status: StatusCode,
+    message: String,
+    /// The field that is wrong.
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+pub type Outcome<T> = Result<T, Failure>;
+
+impl Failure {
+    fn new(status: StatusCode, message: impl Into<String>, code: Option<&'static str>) -> Failure {
+        Failure { status, message: message.into(), param: None, code }
+    }
+
+    /// 400: the request makes no sense, whatever is wrong with it.
+    pub fn request(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, message, None)
+    }
+
+    /// 400 for one field. `problem` goes on after its name.
+    pub fn field(name: impl Into<String>, problem: impl AsRef<str>) -> Failure {
+        let name = name.into();
+        let message = format!("{name} {}", problem.as_ref());
+        Failure { param: Some(name), ..Failure::request(message) }
+    }
+
+    /// 400: more tokens than the context has positions.
+    pub fn too_long(tokens: usize, context: usize) -> Failure {
+        let message = format!(
+            "the prompt has {tokens} tokens, and this model's context holds {context}; shorten it, or start the server with a larger --ctx-size"
+        );
+        Failure::new(StatusCode::BAD_REQUEST, message, Some("context_length_exceeded"))
+    }
+
+    /// 401.
+    pub fn key() -> Failure {
+        let message = "this server asks for an API key: send it as `Authorization: Bearer KEY`";
+        Failure::new(StatusCode::UNAUTHORIZED, message, Some("invalid_api_key"))
+    }
+
+    /// 403.
+    pub fn forbidden(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::FORBIDDEN, message, Some("forbidden"))
+    }
+
+    /// 404.
+    pub fn no_model(asked: &str, served: &str) -> Failure {
+        let message = format!("there is no model {asked:?} here; this server answers as {served:?}");
+        Failure { param: Some("model".into()), ..Failure::new(StatusCode::NOT_FOUND, message, Some("model_not_found")) }
+    }
+
+    pub fn no_route(path: &str) -> Failure {
+        let message = format!("there is nothing at {path:?}; /openapi.json lists what there is");
+        Failure::new(StatusCode::NOT_FOUND, message, Some("not_found"))
+    }
+
+    /// 405.
+    pub fn method(method: &str, path: &str) -> Failure {
+        let message = format!("{path} does not answer to {method}");
+        Failure::new(StatusCode::METHOD_NOT_ALLOWED, message, Some("method_not_allowed"))
+    }
+
+    /// 408: the body did not arrive in time.
+    pub fn slow_body(seconds: u64) -> Failure {
+        let message = format!("the body did not arrive within {seconds} seconds");
+        Failure::new(StatusCode::REQUEST_TIMEOUT, message, Some("body_timeout"))
+    }
+
+    /// 413.
+    pub fn large_body(most: usize) -> Failure {
+        let message = format!("the body is larger than {} MiB", most >> 20);
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message, Some("body_too_large"))
+    }
+
+    /// 415.
+    pub fn media(found: Option<&str>) -> Failure {
+        let found = found.map_or("none".to_string(), |f| format!("{f:?}"));
+        let message = format!("the Content-Type application/json is expected, found {found}");
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, Some("unsupported_media_type"))
+    }
+
+    /// 429: everything is taken.
+    pub fn full(places: usize) -> Failure {
+        let message = format!("all {places} places for answers being written or waiting are taken; try again soon");
+        Failure::new(StatusCode::TOO_MANY_REQUESTS, message, Some("queue_full"))
+    }
+
+    /// 503: not yet, or no longer.
+    pub fn unavailable(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, message, Some("unavailable"))
+    }
+
+    /// 503: the answer took too long.
+    pub fn timeout(seconds: u64) -> Failure {
+        let message = format!("the answer was not done within the {seconds} seconds --timeout allows");
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, message, Some("timeout"))
+    }
+
+    pub fn internal(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, message, None)
+    }
+
+    #[cfg(test)]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The whole body, also of an event in a stream that has begun.
+    pub fn body(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            503 => "unavailable_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        json!({ "error": { "message": self.message, "type": kind, "param": self.param, "code": self.code } })
+    }
+}
+
+impl From<Error> for Failure {
+    /// What the engine refuses is the request's fault, what fails is ours.
+    fn from(e: Error) -> Failure {
+        match e {
+            Error::Usage(message) => Failure::request(message),
+            other => Failure::internal(other.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+            }
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

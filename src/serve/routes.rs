@@ -1,0 +1,81 @@
+//! Which path leads where, in one list that the document at `/openapi.json` is held against.
+
+use super::failure::Failure;
+use super::{House, answers, door, watch, words};
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, get, post};
+use std::sync::Arc;
+
+/// Every path and the method it answers to. A name in braces stands for the rest of a path.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("GET", "/"),
+    ("GET", "/health"),
+    ("GET", "/metrics"),
+    ("GET", "/props"),
+    ("GET", "/openapi.json"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("POST", "/apply-template"),
+];
+
+/// Features of other servers that people look for here, refused by name.
+const MISSING: &[(&str, &str)] = &[
+    ("/v1/messages", "Anthropic's messages API"),
+    ("/v1/responses", "OpenAI's responses API"),
+    ("/v1/embeddings", "embeddings"),
+];
+
+pub fn router(house: Arc<House>) -> Router {
+    let mut router = Router::new();
+    for &(_, path) in ROUTES {
+        // In axum's spelling a name that takes the rest of the path has a star: names of models have slashes.
+        router = router.route(&path.replace("{model}", "{*model}"), handler(path));
+    }
+    for &(path, feature) in MISSING {
+        let refuse =
+            move || async move { Failure::request(format!("{feature} is not built yet; /v1/chat/completions is")) };
+        router = router.route(path, post(refuse));
+    }
+    router
+        .fallback(|uri: Uri| async move { Failure::no_route(uri.path()) })
+        .method_not_allowed_fallback(
+            |method: Method, uri: Uri| async move { Failure::method(method.as_str(), uri.path()) },
+        )
+        .layer(from_fn_with_state(house.clone(), door::door))
+        .with_state(house)
+}
+
+fn handler(path: &str) -> MethodRouter<Arc<House>> {
+    match path {
+        "/" => get(watch::page),
+        "/health" => get(watch::health),
+        "/metrics" => get(watch::metrics),
+        "/props" => get(watch::props),
+        "/openapi.json" => get(watch::document),
+        "/v1/models" => get(watch::models),
+        "/v1/models/{model}" => get(watch::model),
+        "/v1/chat/completions" => post(answers::chat),
+        "/v1/completions" => post(answers::completion),
+        "/tokenize" => post(words::tokenize),
+        "/detokenize" => post(words::detokenize),
+        "/apply-template" => post(words::apply_template),
+        other => unreachable!("{other} is in the list and has no handler"),
+    }
+}
+
+/// What logs and metrics call a path: one of the list, so that nobody's inventions fill them.
+pub fn known(path: &str) -> &'static str {
+    let missing = MISSING.iter().map(|(path, _)| *path);
+    let mut all = ROUTES.iter().map(|(_, path)| *path).chain(missing);
+    let fits = |route: &&str| match route.strip_suffix("{model}") {
+        Some(beginning) => path.len() > beginning.len() && path.starts_with(beginning),
+        None => *route == path,
+    };
+    all.find(fits).unwrap_or("other")
+}

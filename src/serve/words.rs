@@ -1,0 +1,99 @@
+//! `/tokenize`, `/detokenize` and `/apply-template`: what the model reads, without its answer. And the reading of bodies.
+
+use super::ask;
+use super::failure::{Failure, Outcome};
+use super::fields::Fields;
+use super::{House, MOST_BODY, Served};
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{Request, header};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For a body to arrive.
+const BODY: Duration = Duration::from_secs(30);
+
+/// The model, or 503 while it is being loaded.
+pub fn model_ready(house: &House) -> Outcome<Arc<Served>> {
+    house.served.get().cloned().ok_or_else(|| Failure::unavailable("the model is being loaded"))
+}
+
+/// A JSON body of at most `most` bytes. The type must be said: pages of others can send what needs no type.
+pub async fn body(request: Request<Body>, most: usize) -> Outcome<Bytes> {
+    let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
+    let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    if essence.as_deref() != Some("application/json") {
+        return Err(Failure::media(kind));
+    }
+    let said = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if said.is_some_and(|length: u64| length > most as u64) {
+        return Err(Failure::large_body(most));
+    }
+    match tokio::time::timeout(BODY, axum::body::to_bytes(request.into_body(), most)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        // It was too long, or the connection broke, and then nobody reads this.
+        Ok(Err(_)) => Err(Failure::large_body(most)),
+        Err(_) => Err(Failure::slow_body(BODY.as_secs())),
+    }
+}
+
+/// Reads a body and works on it away from the thread that serves connections.
+async fn work(
+    house: Arc<House>,
+    request: Request<Body>,
+    job: fn(&Served, Fields) -> Outcome<Value>,
+) -> Outcome<Json<Value>> {
+    let served = model_ready(&house)?;
+    let bytes = body(request, MOST_BODY).await?;
+    let working = tokio::task::spawn_blocking(move || job(&served, Fields::body(&bytes)?));
+    working.await.map_err(|_| Failure::internal("the request could not be read"))?.map(Json)
+}
+
+pub async fn tokenize(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
+    work(house, request, |served, mut fields| {
+        ask::model(&mut fields, served)?;
+        let Some(content) = fields.text("content")? else { return Err(Failure::field("content", "is missing")) };
+        let leading = fields.flag("add_special")?.unwrap_or(false);
+        let special = fields.flag("parse_special")?.unwrap_or(true);
+        let pieces = fields.flag("with_pieces")?.unwrap_or(false);
+        fields.end()?;
+        let text = served.engine.text();
+        let mut tokens: Vec<u32> = text.leading().into_iter().filter(|_| leading).collect();
+        tokens.extend(text.encode(&content, special)?);
+        let shown = |id: &u32| match std::str::from_utf8(text.spelling(*id)) {
+            Ok(piece) => json!({ "id": id, "piece": piece }),
+            Err(_) => json!({ "id": id, "piece": text.spelling(*id) }),
+        };
+        Ok(match pieces {
+            true => json!({ "tokens": tokens.iter().map(shown).collect::<Vec<_>>() }),
+            false => json!({ "tokens": tokens }),
+        })
+    })
+    .await
+}
+
+pub async fn detokenize(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
+    work(house, request, |served, mut fields| {
+        ask::model(&mut fields, served)?;
+        let Some(list) = fields.list("tokens")? else { return Err(Failure::field("tokens", "is missing")) };
+        fields.end()?;
+        let text = served.engine.text();
+        let ids = ask::tokens(&list, served, "tokens")?;
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| text.spelling(*id)).copied().collect();
+        Ok(json!({ "content": String::from_utf8_lossy(&bytes) }))
+    })
+    .await
+}
+
+pub async fn apply_template(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
+    work(house, request, |served, mut fields| {
+        ask::model(&mut fields, served)?;
+        let messages = ask::messages(&mut fields)?;
+        let open = fields.flag("add_generation_prompt")?.unwrap_or(true);
+        fields.end()?;
+        Ok(json!({ "prompt": served.engine.text().render(&messages, open)? }))
+    })
+    .await
+}

@@ -1,0 +1,226 @@
+//! The one thread that owns the engine's sessions: answers take turns, a step of the model each.
+
+use super::House;
+use super::queue::{Ended, Event, Job, Order};
+use crate::engine::{Answer, Engine, Finish, Session};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+/// Tokens of a beginning that are worth waiting for or copying: fewer are computed as fast.
+const WORTH: usize = 16;
+
+/// A session and, perhaps, what is being written in it.
+struct Slot {
+    session: Session,
+    writing: Option<Writing>,
+    /// When it was last given a job; the smallest was idle longest.
+    used: u64,
+}
+
+struct Writing {
+    job: Box<Job>,
+    /// `None` until its first turn.
+    answer: Option<Answer>,
+    /// When the last piece was handed out.
+    last: Option<Instant>,
+}
+
+pub struct Worker {
+    engine: Engine,
+    house: Arc<House>,
+    orders: Receiver<Order>,
+    waiting: VecDeque<Box<Job>>,
+    /// Made as they are needed.
+    slots: Vec<Slot>,
+    most_slots: usize,
+    jobs: u64,
+}
+
+impl Worker {
+    pub fn new(engine: Engine, most_slots: usize, orders: Receiver<Order>, house: Arc<House>) -> Worker {
+        Worker { engine, house, orders, waiting: VecDeque::new(), slots: Vec::new(), most_slots, jobs: 0 }
+    }
+
+    /// Until it is told to end.
+    pub fn work(mut self) {
+        while self.receive() {
+            self.waiting.retain(|job| {
+                let abandoned = job.is_abandoned();
+                if abandoned {
+                    self.house.metrics.cancelled();
+                }
+                !abandoned
+            });
+            self.seat();
+            let mut wrote = false;
+            for at in 0..self.slots.len() {
+                wrote |= self.turn(at);
+            }
+            debug_assert!(wrote || self.slots.iter().all(|slot| slot.writing.is_none()), "somebody always goes on");
+            let busy = self.slots.iter().filter(|slot| slot.writing.is_some()).count();
+            self.house.metrics.set_load(busy, self.waiting.len());
+        }
+    }
+
+    /// Takes in what has come; waits for it where there is nothing to do. False when it is time to end.
+    fn receive(&mut self) -> bool {
+        let idle = self.waiting.is_empty() && self.slots.iter().all(|slot| slot.writing.is_none());
+        if idle {
+            match self.orders.recv() {
+                Ok(Order::Answer(job)) => self.waiting.push_back(job),
+                Ok(Order::End) | Err(_) => return false,
+            }
+        }
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Answer(job)) => self.waiting.push_back(job),
+                Err(TryRecvError::Empty) => return true,
+                Ok(Order::End) | Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Gives waiting jobs, first come first served, a slot each.
+    fn seat(&mut self) {
+        while let Some(prompt) = self.waiting.front().map(|job| job.prompt.clone()) {
+            let Some(at) = self.slot_for(&prompt) else { return };
+            let job = self.waiting.pop_front().expect("looked at above");
+            self.jobs += 1;
+            self.house.metrics.seated(job.arrived.elapsed());
+            let slot = &mut self.slots[at];
+            slot.used = self.jobs;
+            slot.writing = Some(Writing { job, answer: None, last: None });
+        }
+    }
+
+    /// A free slot for a prompt: the one whose conversation goes on, else a new one, else the one idle longest.
+    fn slot_for(&mut self, prompt: &[u32]) -> Option<usize> {
+        let free: Vec<usize> = (0..self.slots.len()).filter(|&at| self.slots[at].writing.is_none()).collect();
+        let best = free.iter().copied().max_by_key(|&at| self.slots[at].session.shares(prompt));
+        if let Some(at) = best {
+            let session = &self.slots[at].session;
+            let shared = session.shares(prompt);
+            // Most of what it holds is wanted again, so little is lost by going on in it.
+            if shared >= WORTH && 2 * shared >= session.tokens().len() {
+                return Some(at);
+            }
+        }
+        if let Some(at) = free.iter().copied().find(|&at| self.slots[at].session.tokens().is_empty()) {
+            return Some(at);
+        }
+        if self.slots.len() < self.most_slots {
+            self.slots.push(Slot { session: self.engine.session(), writing: None, used: 0 });
+            return Some(self.slots.len() - 1);
+        }
+        free.into_iter().min_by_key(|&at| self.slots[at].used)
+    }
+
+    /// One step of a slot's answer. False when there is nothing to do or it waits for another.
+    fn turn(&mut self, at: usize) -> bool {
+        let Some(mut writing) = self.slots[at].writing.take() else { return false };
+        if writing.job.is_abandoned() {
+            self.house.metrics.cancelled();
+            return true;
+        }
+        if writing.answer.is_none() {
+            if self.somebody_reads(&writing.job.prompt, at) {
+                self.slots[at].writing = Some(writing);
+                return false;
+            }
+            match self.begin(&writing.job, at) {
+                Ok(answer) => writing.answer = Some(answer),
+                Err(e) => {
+                    writing.job.say(Event::Failed(e));
+                    return true;
+                }
+            }
+        }
+        if self.step(&mut writing, at) {
+            self.slots[at].writing = Some(writing);
+        }
+        true
+    }
+
+    /// Whether another slot is about to have read more of this prompt's beginning than any has now.
+    fn somebody_reads(&self, prompt: &[u32], at: usize) -> bool {
+        let have = self.slots.iter().map(|slot| slot.session.shares(prompt)).max().unwrap_or(0);
+        let reading = |writing: &Writing| writing.answer.as_ref().is_some_and(Answer::is_reading);
+        self.slots.iter().enumerate().any(|(other, slot)| {
+            let Some(writing) = slot.writing.as_ref().filter(|w| other != at && reading(w)) else { return false };
+            let common = writing.job.prompt.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+            common >= have + WORTH
+        })
+    }
+
+    /// Begins an answer, with the longest beginning any slot holds.
+    fn begin(&mut self, job: &Job, at: usize) -> crate::Result<Answer> {
+        let own = self.slots[at].session.shares(&job.prompt);
+        let others = (0..self.slots.len()).filter(|&other| other != at);
+        let best = others.map(|other| (self.slots[other].session.shares(&job.prompt), other)).max();
+        if let Some((shared, other)) = best.filter(|(shared, _)| *shared >= own + WORTH) {
+            let [to, from] = self.slots.get_disjoint_mut([at, other]).expect("two different slots");
+            to.session.copy(&from.session, shared);
+        }
+        let answer = self.slots[at].session.begin(&job.prompt, &job.sampling, &job.limits)?;
+        Ok(match job.logprobs {
+            Some(top) => answer.with_logprobs(top),
+            None => answer,
+        })
+    }
+
+    /// One step; false when the answer is over.
+    fn step(&mut self, writing: &mut Writing, at: usize) -> bool {
+        let answer = writing.answer.as_mut().expect("begun before its first step");
+        let metrics = &self.house.metrics;
+        let before = answer.stats().decode_tokens;
+        match answer.advance(&mut self.slots[at].session) {
+            Ok(Some(piece)) => {
+                if answer.stats().decode_tokens > before {
+                    let now = Instant::now();
+                    match writing.last.replace(now) {
+                        None => metrics.first_token(writing.job.arrived.elapsed()),
+                        Some(last) => metrics.next_token(now - last),
+                    }
+                }
+                if !piece.text.is_empty() || !piece.tokens.is_empty() {
+                    writing.job.say(Event::Piece(piece));
+                }
+                true
+            }
+            Ok(None) => {
+                let ended = Ended { finish: answer.finish().unwrap_or(Finish::Interrupted), stats: answer.stats() };
+                match ended.finish {
+                    Finish::Interrupted => metrics.cancelled(),
+                    _ => metrics.ended(&ended),
+                }
+                self.house.say(&line(&ended, writing.job.arrived.elapsed()));
+                writing.job.say(Event::Ended(ended));
+                false
+            }
+            Err(e) => {
+                metrics.failed();
+                self.house.say(&format!("an answer failed: {e}"));
+                writing.job.say(Event::Failed(e));
+                false
+            }
+        }
+    }
+}
+
+/// What the log says about an answer: figures, never words of it.
+fn line(ended: &Ended, took: Duration) -> String {
+    let Ended { finish, stats } = ended;
+    let speed = match stats.decode_steps {
+        0 => String::new(),
+        steps => format!(" at {:.1} tok/s", steps as f64 / stats.decode_seconds),
+    };
+    format!(
+        "answer: prompt {} tokens (and {} from before), {} written{speed}, ended by {finish:?}, {:.2} s",
+        stats.prompt_tokens,
+        stats.reused_tokens,
+        stats.decode_tokens,
+        took.as_secs_f64()
+    )
+}
