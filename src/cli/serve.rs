@@ -6,7 +6,6 @@ use super::open::{self, Opened};
 use super::terminal::{say, say_note};
 use super::{Done, bundled, run};
 use crate::error::{Error, Result};
-use crate::planner::hardware;
 use crate::serve::{Loaded, Server, Settings};
 use std::path::Path;
 use std::time::Duration;
@@ -54,20 +53,8 @@ fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<Loaded> {
     options.context = args.machine.ctx_size;
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = run::template(&args.template);
+    (options.sessions, options.logits) = (args.parallel, args.parallel);
     let Opened { engine, name } = open::open(&args.model, &args.load, &options, interrupts)?;
-    let all = engine.cache_bytes().saturating_mul(args.parallel as u64);
-    if let Some(free) = hardware::available_bytes().filter(|free| all > *free) {
-        let note = format!(
-            "{} contexts of {} positions take {all} bytes when all are full, but {free} bytes of memory are free; fewer \
-             (--parallel) or shorter ones (--ctx-size) fit",
-            args.parallel,
-            engine.context()
-        );
-        if args.load.strict {
-            return Err(Error::Usage(format!("--strict: {note}")));
-        }
-        say_note(&note);
-    }
     // A name to be typed into clients.
     let name = if name == bundled::NAME { "bundled".to_string() } else { name };
     Ok(Loaded { engine, name })
