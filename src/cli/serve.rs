@@ -3,11 +3,13 @@
 use super::args::ServeArgs;
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
+use super::profile::Recording;
 use super::terminal::{say, say_note};
 use super::{Done, bundled, run};
 use crate::error::{Error, Result};
 use crate::serve::{Loaded, Server, Settings};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Answers written and waiting together, where nothing is said.
@@ -37,8 +39,12 @@ pub fn run(args: ServeArgs) -> Done {
     }
     say(&format!("listening on http://{address}"));
     let ender = server.ender();
+    // What is learnt of the model's habits is written when this is dropped, after the last answer.
+    let learnt = Arc::new(Mutex::new(None));
+    let keep = learnt.clone();
     server.run(move || {
-        let loaded = load(&args, &interrupts)?;
+        let (loaded, recording) = load(&args, &interrupts)?;
+        *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(recording);
         interrupts.ask(move || {
             say("ending: answers in progress are written, new requests are not taken; once more ends at once");
             ender.end();
@@ -48,16 +54,16 @@ pub fn run(args: ServeArgs) -> Done {
     Ok(())
 }
 
-fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<Loaded> {
+fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)> {
     let mut options = open::options(&args.load, &args.machine.cores);
     options.context = args.machine.ctx_size;
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = run::template(&args.template);
     (options.sessions, options.logits) = (args.parallel, args.parallel);
-    let Opened { engine, name } = open::open(&args.model, &args.load, &options, interrupts)?;
+    let Opened { engine, name, recording } = open::open(&args.model, &args.load, &options, interrupts)?;
     // A name to be typed into clients.
     let name = if name == bundled::NAME { "bundled".to_string() } else { name };
-    Ok(Loaded { engine, name })
+    Ok((Loaded { engine, name }, recording))
 }
 
 /// Keys as given, and the lines of the file. Errors (usage): a file without keys, and keys no header can carry.
