@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use thermocline::Error;
 use thermocline::engine::sampler::Sampling;
-use thermocline::engine::{Answer, Engine, Finish, Limits, Options, Session, Stats};
+use thermocline::engine::{Answer, Engine, Finish, Limits, Options, Session, Stats, advance};
 use tiny::Tiny;
 
 const EOS: u32 = 2;
@@ -407,26 +407,49 @@ fn statistics_add_up() {
     );
 }
 
-/// Several answers taking turns, each in its own session, say what each would say alone.
+/// Several answers, a token each in one step of the model or in turn, say what each would say alone, though they differ
+/// in length, one still reads its prompt, one is interrupted, and one has room for no more.
 #[test]
-fn answers_that_take_turns_do_not_notice() {
+fn answers_written_together_do_not_notice() {
     let (_folder, engine) = open(256);
-    let prompts: Vec<Vec<u32>> = (0..4).map(|i| tokens(5 + 9 * i, i as u64)).collect();
+    let prompts: Vec<Vec<u32>> = [5, 14, 40, 33, 250].iter().map(|&n| tokens(n, n as u64)).collect();
     let sampling = |i: usize| Sampling { seed: i as u64, ..letters() };
-    let mut turns: Vec<(Session, Answer, String)> = Vec::new();
-    for (i, prompt) in prompts.iter().enumerate() {
-        let mut session = engine.session();
-        let answer = session.begin(prompt, &sampling(i), &at_most(20 + i)).unwrap();
-        turns.push((session, answer, String::new()));
-    }
-    while turns.iter().any(|(_, answer, _)| answer.finish().is_none()) {
-        for (session, answer, text) in &mut turns {
-            text.push_str(&answer.advance(session).unwrap().unwrap_or_default().text);
+    for together in [false, true] {
+        let stop = Arc::new(AtomicBool::new(false));
+        let limits = |i: usize| match i {
+            3 => Limits { interrupt: Some(stop.clone()), ..Limits::default() },
+            4 => Limits::default(),
+            _ => at_most(20 + i),
+        };
+        let mut turns: Vec<(Session, Answer, String)> = Vec::new();
+        for (i, prompt) in prompts.iter().enumerate() {
+            let mut session = engine.session();
+            let answer = session.begin(prompt, &sampling(i), &limits(i)).unwrap();
+            turns.push((session, answer, String::new()));
         }
-    }
-    for (i, (_, answer, text)) in turns.iter().enumerate() {
-        assert_eq!(*text, from_scratch(&engine, &prompts[i], &sampling(i), &at_most(20 + i)));
-        assert_eq!(answer.finish(), Some(Finish::Length));
+        for round in 0.. {
+            stop.store(round >= 12, Ordering::Relaxed);
+            let mut refs: Vec<_> = turns.iter_mut().map(|(session, answer, _)| (session, answer)).collect();
+            let pieces: Vec<_> = match together {
+                true => advance(&mut refs),
+                false => refs.iter_mut().map(|(session, answer)| answer.advance(session)).collect(),
+            };
+            for ((_, _, text), piece) in turns.iter_mut().zip(pieces) {
+                text.push_str(&piece.unwrap().unwrap_or_default().text);
+            }
+            if turns.iter().all(|(_, answer, _)| answer.finish().is_some()) {
+                break;
+            }
+        }
+        for (i, (session, answer, text)) in turns.iter().enumerate() {
+            let alone = from_scratch(&engine, &prompts[i], &sampling(i), &at_most(60));
+            assert!(alone.starts_with(text.as_str()) && text.len() > 3, "{i}: {text} is not the beginning of {alone}");
+            let (finish, stats) = (answer.finish().unwrap(), answer.stats());
+            let want = [Finish::Length, Finish::Length, Finish::Length, Finish::Interrupted, Finish::ContextFull][i];
+            assert_eq!(finish, want, "{i}");
+            assert_eq!(stats.decode_steps + 1, stats.decode_tokens, "{i}");
+            assert_eq!(session.tokens().len(), prompts[i].len() + stats.decode_steps, "{i}");
+        }
     }
 }
 

@@ -261,6 +261,44 @@ impl Answer {
     }
 }
 
+/// A step further for each answer, in its session: those that write share one step of the model, which reads what several
+/// of them need once; a prompt is read alone. Each says what it would say by [`Answer::advance`].
+pub fn advance(turns: &mut [(&mut Session, &mut Answer)]) -> Vec<Result<Option<Piece>>> {
+    let due = |session: &Session, answer: &Answer| match answer.finish.is_none() && answer.ended(session).is_none() {
+        true => answer.pending,
+        false => None,
+    };
+    let together: Vec<usize> = (0..turns.len()).filter(|&at| due(turns[at].0, turns[at].1).is_some()).collect();
+    if together.len() > 1 {
+        write_together(turns, &together);
+    }
+    turns.iter_mut().map(|(session, answer)| answer.advance(session)).collect()
+}
+
+/// Computes the pending tokens of those answers. Where that fails everything is as before: each then tries alone, and
+/// whoever was at fault hears of it.
+fn write_together(turns: &mut [(&mut Session, &mut Answer)], together: &[usize]) {
+    let started = Instant::now();
+    let host = turns[together[0]].0.shared().host.clone();
+    let before = host.touched();
+    let mut answers = Vec::with_capacity(together.len());
+    let mut fed = Vec::with_capacity(together.len());
+    for (_, (session, answer)) in turns.iter_mut().enumerate().filter(|(at, _)| together.contains(at)) {
+        fed.push((&mut **session, answer.pending.expect("that is why it is among them")));
+        answers.push(answer);
+    }
+    let Ok(logits) = Session::feed_together(&mut fed) else { return };
+    let vocab = logits.len() / fed.len();
+    let (seconds, bytes) = (started.elapsed().as_secs_f64(), (host.touched() - before) / fed.len() as u64);
+    for (answer, row) in answers.into_iter().zip(logits.chunks_exact(vocab)) {
+        answer.pending = None;
+        answer.logits.copy_from_slice(row);
+        answer.stats.decode_steps += 1;
+        answer.stats.decode_seconds += seconds;
+        answer.stats.decode_bytes += bytes;
+    }
+}
+
 /// An answer with its session: an iterator over pieces of text, each valid UTF-8.
 pub struct Generation<'s> {
     session: &'s mut Session,

@@ -12,7 +12,7 @@ mod session;
 pub mod stops;
 pub mod text;
 
-pub use answer::{Answer, Finish, Generation, Limits, Piece, Stats, Token};
+pub use answer::{Answer, Finish, Generation, Limits, Piece, Stats, Token, advance};
 pub use ledger::{Budget, Ledger, Line};
 pub use session::Session;
 

@@ -4,8 +4,9 @@ use super::answer::{Answer, Generation, Limits};
 use super::sampler::Sampling;
 use super::{Engine, Shared};
 use crate::error::{Error, Result};
-use crate::model::KvCache;
+use crate::model::{KvCache, Step};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub struct Session {
@@ -69,7 +70,8 @@ impl Session {
             let wanted = inside(want.start)..inside(want.end);
             let (decode, batch) = shared.threads;
             shared.host.pool.set_width(if part.len() == 1 { decode } else { batch });
-            let logits = match shared.model.forward(part, &mut self.kv, wanted.clone(), interrupt) {
+            let step = Step { tokens: part, kv: &mut self.kv, want: wanted.clone() };
+            let logits = match shared.model.forward(&mut [step], interrupt) {
                 Err(Error::Interrupted) => return Ok(false),
                 logits => logits?,
             };
@@ -79,6 +81,23 @@ impl Session {
             }
         }
         Ok(true)
+    }
+
+    /// Appends one token to each of several sessions of one engine, which have room for it, in one step of the model. Hands
+    /// back the logits, `[sessions, vocab]`. After an error sessions are as they were.
+    pub(super) fn feed_together(fed: &mut [(&mut Session, u32)]) -> Result<Vec<f32>> {
+        let Some((first, _)) = fed.first() else { return Ok(Vec::new()) };
+        let shared = first.engine.shared.clone();
+        shared.host.pool.set_width(shared.threads.0);
+        let mut steps = Vec::with_capacity(fed.len());
+        for (session, token) in fed.iter_mut() {
+            assert!(Arc::ptr_eq(&session.engine.shared, &shared), "sessions of one engine");
+            session.check(session.tokens.len(), std::slice::from_ref(token))?;
+            steps.push(Step { tokens: std::slice::from_ref(token), kv: &mut session.kv, want: 0..1 });
+        }
+        let logits = shared.model.forward(&mut steps, None)?;
+        fed.iter_mut().for_each(|(session, token)| session.tokens.push(*token));
+        Ok(logits)
     }
 
     /// Whether `tokens` may come after the first `len`.
@@ -107,7 +126,7 @@ impl Session {
     /// Becomes a copy of the first `len` tokens of `other`, a session of the same engine. Call only where
     /// [`shares`](Session::shares) allows it: otherwise this session is empty afterwards.
     pub fn copy(&mut self, other: &Session, len: usize) {
-        assert!(std::sync::Arc::ptr_eq(&self.engine.shared, &other.engine.shared), "sessions of one engine");
+        assert!(Arc::ptr_eq(&self.engine.shared, &other.engine.shared), "sessions of one engine");
         self.kv.copy(&other.kv);
         self.tokens.clone_from(&other.tokens);
         self.truncate(len);

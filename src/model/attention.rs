@@ -57,23 +57,39 @@ impl Attention {
         }
     }
 
-    /// `h` `[t, width]`, normed -> `[t, width]`; appends t keys and values to `kv`.
-    pub fn forward(&self, host: &Host, h: &Tensor, kv: &mut LayerKv, turns: &Turns) -> Result<Tensor> {
+    /// `h` `[t, width]`, normed, sequence after sequence -> `[t, width]`; appends each one's keys and values to its cache.
+    pub fn forward<'a>(
+        &self,
+        host: &Host,
+        h: &Tensor,
+        sequences: impl Iterator<Item = (&'a mut LayerKv, &'a Turns)>,
+    ) -> Result<Tensor> {
         let mut qkv = self.qkv.forward(host, &activations(host, h)?);
-        let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
-        let stride = self.qkv.rows();
-        host.timed(Share::Rope, || {
-            if self.rotary {
-                host.pool.pieces(&mut qkv, stride, |token, row| {
-                    let (cos, sin) = turns.angles.at(token);
-                    rotate(host.isa, &mut row[..queries + keys], cos, sin);
-                });
+        let queries = self.heads * self.head_width;
+        let (mut rest, mut attended) = (qkv.as_mut_slice(), Vec::new());
+        for (kv, turns) in sequences {
+            let (own, after) = rest.split_at_mut(turns.angles.len() * self.qkv.rows());
+            rest = after;
+            host.timed(Share::Rope, || self.turn_and_store(host, kv, own, turns));
+            let out = host.timed(Share::Attend, || self.attend(host, kv, own, turns.first));
+            match attended.is_empty() {
+                true => attended = out,
+                false => attended.extend(out),
             }
-            self.store(host, kv, &qkv, turns.first);
-        });
-        let attended = host.timed(Share::Attend, || self.attend(host, kv, &qkv, turns.first));
+        }
         let x = Activations::new(host.isa, &attended, attended.len() / queries, queries);
         tensor(self.out.forward(host, &x), self.out.rows())
+    }
+
+    fn turn_and_store(&self, host: &Host, kv: &mut LayerKv, qkv: &mut [f32], turns: &Turns) {
+        let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
+        if self.rotary {
+            host.pool.pieces(qkv, self.qkv.rows(), |token, row| {
+                let (cos, sin) = turns.angles.at(token);
+                rotate(host.isa, &mut row[..queries + keys], cos, sin);
+            });
+        }
+        self.store(host, kv, qkv, turns.first);
     }
 
     /// Keeps the step's keys and values.

@@ -3,7 +3,7 @@
 //! A prompt and a single token take the same way: decode is `t = 1`. Every sum has one order, so neither the number of
 //! threads nor the cut of a prompt into steps changes a bit of a logit.
 
-use super::attention::{Attention, Rotation};
+use super::attention::{Attention, Rotation, Turns};
 use super::kv::KvCache;
 use super::linear::Linear;
 use super::mixture;
@@ -41,6 +41,13 @@ struct Block {
     norm_ffn: Norm,
 }
 
+/// One sequence's part of a step: `tokens` to append to `kv`, and those whose logits are wanted.
+pub struct Step<'a> {
+    pub tokens: &'a [u32],
+    pub kv: &'a mut KvCache,
+    pub want: Range<usize>,
+}
+
 impl Model {
     /// Views into `weights`; nothing large is copied.
     pub fn new(config: &Config, weights: &Weights, experts: ExpertStore, host: Arc<Host>) -> Model {
@@ -76,22 +83,18 @@ impl Model {
         self.trace.as_ref()
     }
 
-    /// Appends `tokens` to `kv` and returns the logits of those whose index lies in `want`, `[want.len(), vocab]`.
-    /// The caller has checked that ids are inside the vocabulary and that `kv` has room.
-    /// Looks at `interrupt` before each layer and while it waits for experts: `Error::Interrupted`. After any error `kv` is
-    /// as long as before.
-    pub fn forward(
-        &self,
-        tokens: &[u32],
-        kv: &mut KvCache,
-        want: Range<usize>,
-        interrupt: Option<&AtomicBool>,
-    ) -> Result<Vec<f32>> {
+    /// Appends each sequence's tokens to its cache and returns the logits of those it wants, `[wanted, vocab]`, in order.
+    /// What several need is read once, and no sequence notices the others: every number is what it would be alone.
+    /// The caller has checked that ids are inside the vocabulary and that caches have room.
+    /// Looks at `interrupt` before each layer and while it waits for experts: `Error::Interrupted`. After any error caches
+    /// are as long as before.
+    pub fn forward(&self, steps: &mut [Step<'_>], interrupt: Option<&AtomicBool>) -> Result<Vec<f32>> {
         let host = &*self.host;
-        let turns = self.rotation.at(kv.len(), tokens.len());
+        let tokens: Vec<u32> = steps.iter().flat_map(|step| step.tokens).copied().collect();
+        let turns: Vec<Turns> = steps.iter().map(|step| self.rotation.at(step.kv.len(), step.tokens.len())).collect();
         let experts = self.experts.step(tokens.len(), interrupt);
-        kv.begin(tokens.len());
-        let mut x = host.timed(Share::Embed, || self.embed(tokens))?; // [t, width]
+        steps.iter_mut().for_each(|step| step.kv.begin(step.tokens.len()));
+        let mut x = host.timed(Share::Embed, || self.embed(&tokens))?; // [t, width], sequence after sequence
         let mut record = self.trace.as_ref().map(|_| trace::Step::new(tokens.len()));
         for (layer, block) in self.blocks.iter().enumerate() {
             if interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
@@ -110,19 +113,34 @@ impl Model {
                 step.visits.push(Visit::new(&choice, &expected));
             }
             let h = block.norm_in.forward(host, &x)?;
-            x = (&x + block.attention.forward(host, &h, kv.layer(layer), &turns)?)?;
+            let caches = steps.iter_mut().map(|step| step.kv.layer(layer)).zip(&turns);
+            x = (&x + block.attention.forward(host, &h, caches)?)?;
             let h = block.norm_ffn.forward(host, &x)?;
             x = (&x + mixture::forward(host, &experts, &choice, &h)?)?;
         }
-        kv.grow(tokens.len());
+        steps.iter_mut().for_each(|step| step.kv.grow(step.tokens.len()));
         if let (Some(recorder), Some(step)) = (&self.trace, record) {
             recorder.add(&step);
         }
-        if want.is_empty() {
-            return Ok(Vec::new());
-        }
-        let last = self.norm_out.forward(host, &x.narrow(0, want.start, want.len())?)?;
+        let Some(wanted) = self.wanted(steps, &x)? else { return Ok(Vec::new()) };
+        let last = self.norm_out.forward(host, &wanted)?;
         Ok(self.head.forward(host, &activations(host, &last)?))
+    }
+
+    /// The rows of `x` whose logits are wanted; `None` when there are none.
+    fn wanted(&self, steps: &[Step<'_>], x: &Tensor) -> Result<Option<Tensor>> {
+        let (mut parts, mut first) = (Vec::new(), 0);
+        for step in steps {
+            if !step.want.is_empty() {
+                parts.push(x.narrow(0, first + step.want.start, step.want.len())?);
+            }
+            first += step.tokens.len();
+        }
+        Ok(match parts.as_slice() {
+            [] => None,
+            [only] => Some(only.clone()),
+            several => Some(Tensor::cat(several, 0)?),
+        })
     }
 
     /// Experts the next layer may choose, guessed from the input of `layer`, likeliest first. Nothing where nobody asks for

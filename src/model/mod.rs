@@ -14,6 +14,6 @@ pub mod reference;
 mod router;
 mod step;
 
-pub use decoder::Model;
+pub use decoder::{Model, Step};
 pub use kv::{KvCache, KvShape};
 pub use step::step_bytes;
