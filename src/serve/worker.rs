@@ -1,8 +1,10 @@
-//! The one thread that owns the engine's sessions: answers take turns, a step of the model each.
+//! The one thread that owns the engine's sessions. In each round one prompt is read a step further, and every answer gets a
+//! token, all in one step of the model.
 
 use super::House;
 use super::queue::{Ended, Event, Job, Order};
-use crate::engine::{Answer, Engine, Finish, Session};
+use crate::engine::{self, Answer, Engine, Finish, Piece, Session};
+use crate::error::Result;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -23,7 +25,10 @@ struct Writing {
     job: Box<Job>,
     /// `None` until its first turn.
     answer: Option<Answer>,
-    /// When the last piece was handed out.
+    /// In which round its prompt was last read on.
+    read: u64,
+    /// Tokens written so far, and when the last of them was.
+    tokens: usize,
     last: Option<Instant>,
 }
 
@@ -35,12 +40,14 @@ pub struct Worker {
     /// Made as they are needed.
     slots: Vec<Slot>,
     most_slots: usize,
+    /// Jobs seated, and steps of prompts, so far.
     jobs: u64,
+    rounds: u64,
 }
 
 impl Worker {
     pub fn new(engine: Engine, most_slots: usize, orders: Receiver<Order>, house: Arc<House>) -> Worker {
-        Worker { engine, house, orders, waiting: VecDeque::new(), slots: Vec::new(), most_slots, jobs: 0 }
+        Worker { engine, house, orders, waiting: VecDeque::new(), slots: Vec::new(), most_slots, jobs: 0, rounds: 0 }
     }
 
     /// Until it is told to end.
@@ -54,11 +61,9 @@ impl Worker {
                 !abandoned
             });
             self.seat();
-            let mut wrote = false;
-            for at in 0..self.slots.len() {
-                wrote |= self.turn(at);
-            }
-            debug_assert!(wrote || self.slots.iter().all(|slot| slot.writing.is_none()), "somebody always goes on");
+            self.begin_all();
+            self.read();
+            self.write();
             let busy = self.slots.iter().filter(|slot| slot.writing.is_some()).count();
             self.house.metrics.set_load(busy, self.waiting.len());
         }
@@ -91,7 +96,7 @@ impl Worker {
             self.house.metrics.seated(job.arrived.elapsed());
             let slot = &mut self.slots[at];
             slot.used = self.jobs;
-            slot.writing = Some(Writing { job, answer: None, last: None });
+            slot.writing = Some(Writing { job, answer: None, read: 0, tokens: 0, last: None });
         }
     }
 
@@ -117,30 +122,58 @@ impl Worker {
         free.into_iter().min_by_key(|&at| self.slots[at].used)
     }
 
-    /// One step of a slot's answer. False when there is nothing to do or it waits for another.
-    fn turn(&mut self, at: usize) -> bool {
-        let Some(mut writing) = self.slots[at].writing.take() else { return false };
-        if writing.job.is_abandoned() {
-            self.house.metrics.cancelled();
-            return true;
-        }
-        if writing.answer.is_none() {
-            if self.somebody_reads(&writing.job.prompt, at) {
-                self.slots[at].writing = Some(writing);
-                return false;
+    /// Drops what nobody waits for, and begins what can begin.
+    fn begin_all(&mut self) {
+        for at in 0..self.slots.len() {
+            let Some(mut writing) = self.slots[at].writing.take() else { continue };
+            if writing.job.is_abandoned() {
+                self.house.metrics.cancelled();
+                continue;
             }
-            match self.begin(&writing.job, at) {
-                Ok(answer) => writing.answer = Some(answer),
-                Err(e) => {
-                    writing.job.say(Event::Failed(e));
-                    return true;
+            if writing.answer.is_none() && !self.somebody_reads(&writing.job.prompt, at) {
+                match self.begin(&writing.job, at) {
+                    Ok(answer) => writing.answer = Some(answer),
+                    Err(e) => {
+                        self.house.metrics.failed();
+                        writing.job.say(Event::Failed(e));
+                        continue;
+                    }
                 }
             }
-        }
-        if self.step(&mut writing, at) {
             self.slots[at].writing = Some(writing);
         }
-        true
+    }
+
+    /// One step of one prompt, so that answers in progress wait for no more: prompts take turns.
+    fn read(&mut self) {
+        let reading = |slot: &Slot| {
+            let writing = slot.writing.as_ref()?;
+            writing.answer.as_ref().is_some_and(Answer::is_reading).then_some(writing.read)
+        };
+        let next = (0..self.slots.len()).filter_map(|at| Some((reading(&self.slots[at])?, at))).min();
+        let Some((_, at)) = next else { return };
+        self.rounds += 1;
+        let Slot { session, writing, .. } = &mut self.slots[at];
+        let writing = writing.as_mut().expect("it reads");
+        writing.read = self.rounds;
+        let outcome = writing.answer.as_mut().expect("it reads").advance(session);
+        self.tell(at, outcome);
+    }
+
+    /// One token of every answer whose prompt is read, in one step of the model.
+    fn write(&mut self) {
+        let (mut seats, mut turns) = (Vec::new(), Vec::new());
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let answer = slot.writing.as_mut().and_then(|writing| writing.answer.as_mut());
+            if let Some(answer) = answer.filter(|answer| !answer.is_reading()) {
+                seats.push(at);
+                turns.push((&mut slot.session, answer));
+            }
+        }
+        let outcomes = engine::advance(&mut turns);
+        for (at, outcome) in seats.into_iter().zip(outcomes) {
+            self.tell(at, outcome);
+        }
     }
 
     /// Whether another slot is about to have read more of this prompt's beginning than any has now.
@@ -155,7 +188,7 @@ impl Worker {
     }
 
     /// Begins an answer, with the longest beginning any slot holds.
-    fn begin(&mut self, job: &Job, at: usize) -> crate::Result<Answer> {
+    fn begin(&mut self, job: &Job, at: usize) -> Result<Answer> {
         let own = self.slots[at].session.shares(&job.prompt);
         let others = (0..self.slots.len()).filter(|&other| other != at);
         let best = others.map(|other| (self.slots[other].session.shares(&job.prompt), other)).max();
@@ -170,42 +203,43 @@ impl Worker {
         })
     }
 
-    /// One step; false when the answer is over.
-    fn step(&mut self, writing: &mut Writing, at: usize) -> bool {
-        let answer = writing.answer.as_mut().expect("begun before its first step");
+    /// Hands on what a step gave, and frees the slot when that was the end.
+    fn tell(&mut self, at: usize, outcome: Result<Option<Piece>>) {
         let metrics = &self.house.metrics;
-        let before = answer.stats().decode_tokens;
-        match answer.advance(&mut self.slots[at].session) {
+        let Some(writing) = &mut self.slots[at].writing else { return };
+        let stats = writing.answer.as_ref().map(Answer::stats).unwrap_or_default();
+        match outcome {
             Ok(Some(piece)) => {
-                if answer.stats().decode_tokens > before {
+                if stats.decode_tokens > writing.tokens {
                     let now = Instant::now();
                     match writing.last.replace(now) {
                         None => metrics.first_token(writing.job.arrived.elapsed()),
                         Some(last) => metrics.next_token(now - last),
                     }
+                    writing.tokens = stats.decode_tokens;
                 }
                 if !piece.text.is_empty() || !piece.tokens.is_empty() {
                     writing.job.say(Event::Piece(piece));
                 }
-                true
+                return;
             }
             Ok(None) => {
-                let ended = Ended { finish: answer.finish().unwrap_or(Finish::Interrupted), stats: answer.stats() };
-                match ended.finish {
+                let finish = writing.answer.as_ref().and_then(Answer::finish).unwrap_or(Finish::Interrupted);
+                let ended = Ended { finish, stats };
+                match finish {
                     Finish::Interrupted => metrics.cancelled(),
                     _ => metrics.ended(&ended),
                 }
                 self.house.say(&line(&ended, writing.job.arrived.elapsed()));
                 writing.job.say(Event::Ended(ended));
-                false
             }
             Err(e) => {
                 metrics.failed();
                 self.house.say(&format!("an answer failed: {e}"));
                 writing.job.say(Event::Failed(e));
-                false
             }
         }
+        self.slots[at].writing = None;
     }
 }
 
