@@ -2,6 +2,7 @@
 
 use super::catalogue::Catalogue;
 use super::{DownOrder, Form, Part};
+use crate::config::size::shown;
 use crate::config::{Config, Gating};
 use kernels::Format;
 use std::collections::BTreeMap;
@@ -110,7 +111,7 @@ fn layout(list: &[String]) -> String {
 }
 
 impl fmt::Display for Summary {
-    /// A table of some twenty lines; sizes in MB of 10^6 bytes.
+    /// A table of some twenty lines; sizes in MiB of 2^20 bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = &self.config;
         let line = |f: &mut fmt::Formatter<'_>, key: &str, value: String| writeln!(f, "{key:<12} {value}");
@@ -118,9 +119,9 @@ impl fmt::Display for Summary {
         line(f, "family", c.family.to_string())?;
         line(f, "container", format!("{}, {} file{}", self.container, self.files.len(), plural(self.files.len())))?;
         for (name, size) in &self.files {
-            line(f, "", format!("{name}  {:.1} MB", *size as f64 / 1e6))?;
+            line(f, "", format!("{name}  {}", shown(*size)))?;
         }
-        line(f, "weights", format!("{:.3} billion, {:.1} MB", self.weights() as f64 / 1e9, self.bytes() as f64 / 1e6))?;
+        line(f, "weights", format!("{:.3} billion, {}", self.weights() as f64 / 1e9, shown(self.bytes())))?;
         line(f, "width", format!("{}", c.width))?;
         line(f, "attention", format!("{} heads of {}, {} for keys and values", c.heads, c.head_width, c.kv_heads))?;
         let gating = match c.gating {
@@ -151,16 +152,23 @@ impl fmt::Display for Summary {
         let tied = if c.tied { "head shared with the embedding" } else { "own head" };
         line(f, "vocabulary", format!("{} ids, {tied}, ends at {ids}", c.vocab))?;
         writeln!(f)?;
-        writeln!(f, "{:<12} {:>8} {:>16} {:>12}  formats", "part", "tensors", "weights", "MB")?;
+        writeln!(f, "{:<12} {:>8} {:>16} {:>12}  formats", "part", "tensors", "weights", "MiB")?;
         for g in &self.groups {
             let all = g.forms.len() == 1;
             let name = |((format, form), bytes): (&(Format, Form), &u64)| {
                 let form = if *form == Form::FILE { String::new() } else { format!(" {form}") };
-                let size = if all { String::new() } else { format!(" {:.1} MB", *bytes as f64 / 1e6) };
+                let size = if all { String::new() } else { format!(" {}", shown(*bytes)) };
                 format!("{}{form}{size}", format.name())
             };
             let formats = g.forms.iter().map(name).collect::<Vec<_>>().join(", ");
-            writeln!(f, "{:<12} {:>8} {:>16} {:>12.1}  {formats}", g.name, g.tensors, g.weights, g.bytes as f64 / 1e6)?;
+            writeln!(
+                f,
+                "{:<12} {:>8} {:>16} {:>12.1}  {formats}",
+                g.name,
+                g.tensors,
+                g.weights,
+                g.bytes as f64 / (1u64 << 20) as f64
+            )?;
         }
         for note in &c.notes {
             writeln!(f, "note: {note}")?;

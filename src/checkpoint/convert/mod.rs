@@ -8,6 +8,7 @@ pub(super) mod jobs;
 use super::catalogue::part_bytes;
 use super::{Checkpoint, DownOrder, Form, Kind, Part, Reader, Stored};
 use crate::config::Config;
+use crate::config::size::shown;
 use crate::error::{Error, Result};
 use jobs::{JOB_WEIGHTS, Job, add_jobs, not_finite, run};
 use kernels::{Format, Rows, Tiles};
@@ -162,7 +163,7 @@ impl Arena {
             return Ok(Arena(None));
         }
         let map = MmapMut::map_anon(bytes)
-            .map_err(|e| Error::Memory(format!("no memory for {:.1} MB of weights: {e}", bytes as f64 / 1e6)))?;
+            .map_err(|e| Error::Memory(format!("no memory for {} of weights: {e}", shown(bytes as u64))))?;
         #[cfg(target_os = "linux")]
         // Advice only: where it is refused, reading is a little slower.
         let _ = map.advise(memmap2::Advice::HugePage);
