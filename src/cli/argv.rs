@@ -121,7 +121,9 @@ mod tests {
         for (short, long) in SPELLINGS {
             let mut root = args::command();
             root.build();
-            assert!(find(&root, long).is_some(), "{short} stands for {long}, which does not exist");
+            let anywhere =
+                std::iter::once(&root).chain(root.get_subcommands()).any(|command| find(command, long).is_some());
+            assert!(anywhere, "{short} stands for {long}, which does not exist");
         }
     }
 

@@ -20,7 +20,7 @@ pub const WAVE_TOKENS: usize = 256;
 /// Fewest neurons one chunk computes, and what their number is a multiple of.
 const NEURONS: (usize, usize) = (64, 32);
 
-/// Above this share of firing neurons all `up` rows are read in order: jumping over so few saves nothing.
+/// Above this share of firing neurons all rows are read in order: jumping over so few saves nothing.
 const DENSE: f32 = 0.9;
 
 /// `x` `[t, width]` -> sum over each token's experts, `[t, width]`. Errors when an expert cannot be had.
@@ -112,7 +112,7 @@ fn fire(host: &Host, expert: &Expert<'_>, x: &Activations, range: Range<usize>, 
             firing.push(i as u32);
         }
     }
-    let dense = !host.skip || firing.len() as f32 > DENSE * range.len() as f32;
+    let dense = reads_all(host, firing.len(), range.len());
     let count = if dense { range.len() } else { firing.len() };
     let mut u = vec![0f32; x.t() * count];
     let pick = if dense { Pick::All } else { Pick::These(&firing) };
@@ -145,25 +145,40 @@ fn project(host: &Host, down: Down<'_>, h: &Activations, range: Range<usize>, y:
             dot_rows(host.isa, rows, Pick::All, h, Order::Sequence, y);
         }
         Down::Tiled(tiles) => {
-            let tiles = if host.skip { tiles } else { tiles.with_silent() };
-            host.touch(Share::Down, tile_bytes(host, tiles, h, range.len()));
+            let all = reads_all(host, firing(h).count(), tiles.neurons());
+            let tiles = if all { tiles.with_silent() } else { tiles };
+            host.touch(Share::Down, tile_bytes(all, tiles, h, range.len()));
             add_tiles(host.isa, tiles, h, range, y);
         }
         Down::ByNeuron(rows) => {
-            let rows = if host.skip { rows } else { rows.with_silent() };
-            let fires = |i: &usize| h.values().iter().skip(*i).step_by(rows.len()).any(|&h| h != 0.0 || !host.skip);
+            let fires = |i: &usize| h.values().iter().skip(*i).step_by(rows.len()).any(|&h| h != 0.0);
             let fired = (0..rows.len()).filter(fires).count();
-            host.touch(Share::Down, fired * rows.row_bytes() * range.len() / rows.width());
+            let all = reads_all(host, fired, rows.len());
+            let (rows, read) = if all { (rows.with_silent(), rows.len()) } else { (rows, fired) };
+            host.touch(Share::Down, read * rows.row_bytes() * range.len() / rows.width());
             add_rows_many(host.isa, rows, h, range, y);
         }
     }
 }
 
-/// Bytes read of `columns` columns: weights of neurons that fire for any token, scales of blocks of 32 in which one does.
-fn tile_bytes(host: &Host, tiles: Tiles<'_>, h: &Activations, columns: usize) -> usize {
+/// Whether silent neurons are read like the others: where they are few, jumping over them costs more than it saves.
+fn reads_all(host: &Host, fired: usize, neurons: usize) -> bool {
+    !host.skip || fired as f32 > DENSE * neurons as f32
+}
+
+/// Neurons that fire for any token, after rounding.
+fn firing(h: &Activations) -> impl Iterator<Item = usize> {
+    (0..h.width()).filter(|&i| (0..h.t()).any(|t| h.code(t, i) != 0))
+}
+
+/// Bytes read of `columns` columns, of `all` neurons or else weights of those that fire for any token and scales of blocks of
+/// 32 in which one does.
+fn tile_bytes(all: bool, tiles: Tiles<'_>, h: &Activations, columns: usize) -> usize {
     let scales = if tiles.format() == Format::Q4_1 { 4 } else { 2 };
     let weights = tiles.format().block_bytes() - scales; // of 32 neurons
-    let fires = |i: &usize| !host.skip || (0..h.t()).any(|t| h.code(t, *i) != 0);
-    let blocks = (0..tiles.neurons()).step_by(32).map(|start| (start..start + 32).filter(fires).count());
-    blocks.filter(|&fired| fired > 0).map(|fired| scales * columns + weights * columns * fired / 32).sum()
+    let mut blocks = vec![if all { 32 } else { 0 }; tiles.neurons().div_ceil(32)];
+    if !all {
+        firing(h).for_each(|i| blocks[i / 32] += 1);
+    }
+    blocks.iter().filter(|fired| **fired > 0).map(|fired| scales * columns + weights * columns * fired / 32).sum()
 }
