@@ -117,7 +117,8 @@ pub struct MemoryArgs {
     /// read from the disk when they are needed [default: what is free, less a margin]
     #[arg(long, value_name = "SIZE", env = "THERMOCLINE_RAM", value_parser = super::values::size)]
     pub ram: Option<u64>,
-    /// Which expert makes room for another, where not all fit
+    /// Which expert makes room for another, where not all fit: the one whose next use is expected latest (odds; ahead asks
+    /// the next layer's router too), or lru, lfu, slru
     #[arg(long, value_name = "NAME", env = "THERMOCLINE_POLICY", value_parser = super::values::policy, default_value_t)]
     pub policy: PolicyName,
     /// Threads that read experts from the disk, where not all fit

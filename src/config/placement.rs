@@ -41,11 +41,16 @@ impl Slots {
 /// The policies of `experts::policy`, by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PolicyName {
-    #[default]
+    /// Least recently used.
     Lru,
+    /// Least frequently used, older uses counting less.
     Lfu,
+    /// Least recently used, what was used again protected.
     Slru,
+    /// The one whose next use is expected latest.
+    #[default]
     Odds,
+    /// The same, asking the next layer's router.
     Ahead,
 }
 

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::config::placement::{Placement, Slots};
 use crate::config::size::shown;
 use crate::error::{Error, Result};
+use crate::experts::policy::{self, Shape};
 use crate::experts::{least_slots, slot_bytes};
 use crate::model::{KvShape, step_bytes};
 use crate::planner::budget::{Change, Needs, Plan, Tiered, Wish, advice};
@@ -185,10 +186,17 @@ impl Account<'_> {
         self.threads as u64 * THREAD + loaders as u64 * LOADER
     }
 
+    /// What the policy keeps, were every expert at hand.
+    fn policy(&self) -> u64 {
+        let Config { experts, active, .. } = *self.config;
+        let layers = self.config.layers.len();
+        policy::bytes(self.options.policy, Shape { layers, experts, active, slots: layers * experts })
+    }
+
     fn needs(&self, wish: &Wish) -> Needs {
         let fixed = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), self.allocator()];
         let tiered = self.sizes.dense.map(|dense| Tiered {
-            dense: dense + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
+            dense: dense + self.policy() + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
             slot: self.slot,
             experts: self.config.layers.len() * self.config.experts,
             least: least_slots(self.config),
@@ -214,6 +222,7 @@ impl Account<'_> {
                 let all = self.config.layers.len() * self.config.experts;
                 let name = format!("{count} of {all} experts, {} each", shown(self.slot));
                 ledger.add(name, self.slot * count as u64);
+                ledger.add("what is known of experts", self.policy());
             }
         }
         let (kv, cache) = (self.kv(wish), self.cache(wish));

@@ -72,3 +72,15 @@ pub fn policy(name: PolicyName, shape: Shape) -> Box<dyn Policy> {
         PolicyName::Ahead => Box::new(odds::Odds::looking_ahead(shape)),
     }
 }
+
+/// The most memory a policy takes, in bytes.
+pub fn bytes(name: PolicyName, shape: Shape) -> u64 {
+    /// A place in a map by id and one in a map by turn, both as empty as they may be.
+    const MAPPED: usize = 96;
+    let bytes = match name {
+        PolicyName::Lru | PolicyName::Slru => shape.slots * MAPPED,
+        PolicyName::Lfu => shape.all() * (size_of::<f64>() + 1),
+        PolicyName::Odds | PolicyName::Ahead => odds::Odds::bytes(shape),
+    };
+    bytes as u64
+}

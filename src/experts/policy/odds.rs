@@ -101,7 +101,7 @@ impl Odds {
         let mean = (shape.active as f32 / shape.experts as f32).clamp(LEAST_COUNTED, MOST);
         let shares = [mean; SHARES];
         let expert = || Expert { shares, features: [0.0; FEATURES], p: mean, q: mean, hint: Hint::None };
-        let pairs = if shape.experts > MOST_FOLLOWING { 0 } else { shape.experts * shape.experts };
+        let pairs = Odds::pairs(shape);
         let layer =
             || Layer { tokens: 0.0, last: Vec::new(), followed: vec![0.0; pairs], seen: vec![0.0; shape.experts] };
         let mut weights = [1.0 / SHARES as f32; FEATURES];
@@ -124,6 +124,18 @@ impl Odds {
     /// The same, asking for hints.
     pub fn looking_ahead(shape: Shape) -> Odds {
         Odds { hints: true, ..Odds::new(shape) }
+    }
+
+    /// What one takes.
+    pub fn bytes(shape: Shape) -> usize {
+        let expert = size_of::<Expert>() + size_of::<f32>() + size_of::<bool>();
+        let layer = size_of::<Layer>() + size_of::<f32>() * (Odds::pairs(shape) + shape.experts);
+        shape.all() * expert + shape.layers * layer
+    }
+
+    /// Counts of who follows whom, in each layer.
+    fn pairs(shape: Shape) -> usize {
+        if shape.experts > MOST_FOLLOWING { 0 } else { shape.experts * shape.experts }
     }
 
     fn range(&self, layer: usize) -> std::ops::Range<usize> {
