@@ -25,7 +25,7 @@ const RESERVED: &[(&[&str], &[&str])] = &[
     (&["candle_transformers"], &["src/engine/sampler"]),
     (&["ureq", "hf_hub"], &["src/checkpoint/hub"]),
     (&["std::arch", "core::arch"], &["kernels/src/arch/", "kernels/src/isa.rs"]),
-    (&["memmap2"], &["src/checkpoint/", "src/experts/slots.rs", "src/planner/hardware.rs"]),
+    (&["memmap2"], &["src/checkpoint/", "src/experts/slots.rs", "src/planner/hardware"]),
     (&["tokenizers::"], &["src/engine/text", "tests/", "examples/"]),
     (&["minijinja"], &["src/engine/text"]),
     (&["clap::", "clap_complete", "rustyline", "indicatif"], &["src/cli/", "src/main.rs", "examples/"]),

@@ -1,6 +1,6 @@
 //! The ways the numbers of one matrix can lie in bytes. None changes a number, and each takes as many bytes as a file does.
 
-use super::{DownOrder, Part};
+use super::{DownOrder, Part, Quant};
 use kernels::{
     Format, Layout, Rows, ShapeError, Tiles, file_from_lanes, file_from_tiles, lanes_from_file, tiles_from_file,
 };
@@ -130,6 +130,12 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// What becomes of a part when it is packed, rounded to `quant`: what a run of the model computes with.
+    pub fn packed(self, part: Part, down: DownOrder, quant: Quant) -> Kind {
+        let format = if part.stays_f32() { Some(Format::F32) } else { quant.format() }.unwrap_or(self.format);
+        Kind { format, form: Form::fastest(part, down, format), ..self }
+    }
+
     /// Bytes of one row in the form of files. Panics where a row is no whole blocks, which no kind of a model is.
     pub fn row_bytes(&self) -> usize {
         self.format.row_bytes(self.width).expect("rows are whole blocks")

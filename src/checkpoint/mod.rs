@@ -145,6 +145,13 @@ impl Header {
         Header::read(&Files { label: label.to_string(), list, read_at })
     }
 
+    /// What the bytes of one part are in its file.
+    pub fn kind(&self, part: Part) -> Kind {
+        let entry = self.catalogue.entry(&self.config, part);
+        let (rows, width) = self.config.shape(part, self.down);
+        Kind { format: entry.format, form: entry.form, rows, width }
+    }
+
     /// What the model is, in figures.
     pub fn summary(&self) -> Summary {
         Summary::of(&self.config, self.down, &self.container, self.files.clone(), &self.catalogue)

@@ -50,6 +50,8 @@ pub enum Command {
     Logits(Box<LogitsArgs>),
     /// Measure how well a model predicts a text
     Perplexity(Box<PerplexityArgs>),
+    /// Say how fast a model would be here, where its experts would lie, and what more memory would buy; reads headers only
+    Plan(Box<PlanArgs>),
     /// Learn from texts which experts a model uses, for better plans (every run learns a little)
     Profile(Box<ProfileArgs>),
     /// Write a model once in the layout that is read fastest (large ones are packed by themselves on first use)
@@ -415,6 +417,69 @@ pub struct ProfileArgs {
     pub load: LoadArgs,
     #[command(flatten)]
     pub cores: CoreArgs,
+}
+
+/// What is laid down about where things are computed: bounds on a plan.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Placement")]
+pub struct PlaceArgs {
+    /// Memory of the accelerator that may be used
+    #[arg(long, value_name = "BYTES", env = "THERMOCLINE_VRAM", value_parser = crate::config::size::parse)]
+    pub vram: Option<u64>,
+    /// [-ngl] So many layers, the last ones, whole on the accelerator and no others
+    #[arg(long, alias = "n-gpu-layers", value_name = "N", env = "THERMOCLINE_GPU_LAYERS", value_parser = length)]
+    pub gpu_layers: Option<usize>,
+    /// [-cmoe] No experts on the accelerator
+    #[arg(long, env = "THERMOCLINE_CPU_MOE", value_parser = FalseyValueParser::new())]
+    pub cpu_moe: bool,
+    /// [-ncmoe] No experts of the first N layers on the accelerator
+    #[arg(long, value_name = "N", env = "THERMOCLINE_N_CPU_MOE", value_parser = length)]
+    pub n_cpu_moe: Option<usize>,
+    /// Everything on the processor
+    #[arg(long, env = "THERMOCLINE_CPU", value_parser = FalseyValueParser::new())]
+    pub cpu: bool,
+    /// [-dev] The device to use: cpu
+    #[arg(long, value_name = "NAME", env = "THERMOCLINE_DEVICE")]
+    pub device: Option<String>,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct PlanArgs {
+    /// A folder, a .gguf file, or a hub name (nothing is downloaded); without it the small model inside this program
+    #[arg(value_name = "MODEL")]
+    pub name: Option<String>,
+    /// Plan for an accelerator that is not there: "rtx 4060", or vram=8G,bandwidth=272G[,link=25G]
+    #[arg(long, value_name = "GPU", env = "THERMOCLINE_GPU", value_parser = super::plan::parse_gpu)]
+    pub gpu: Option<super::plan::Gpu>,
+    /// Length of a prompt whose first token is waited for [default: 512]
+    #[arg(short = 'p', long, value_name = "N", env = "THERMOCLINE_PLAN_N_PROMPT", value_parser = positive)]
+    pub n_prompt: Option<usize>,
+    /// Tokens in the context while answering [default: 64]
+    #[arg(short = 'd', long, value_name = "N", env = "THERMOCLINE_PLAN_N_DEPTH", value_parser = length)]
+    pub n_depth: Option<usize>,
+    /// Bytes a second from the disk, instead of measuring
+    #[arg(long, value_name = "BYTES", env = "THERMOCLINE_DISK", value_parser = crate::config::size::parse)]
+    pub disk: Option<u64>,
+    /// Measure this machine anew
+    #[arg(long, env = "THERMOCLINE_PROBE", value_parser = FalseyValueParser::new())]
+    pub probe: bool,
+    /// Say why one expert lies where it does
+    #[arg(long, value_name = "LAYER.EXPERT", env = "THERMOCLINE_EXPLAIN", value_parser = super::values::layer_expert)]
+    pub explain: Option<(usize, usize)>,
+    /// Draw a map of layers by experts, coloured by heat, with the lines between tiers
+    #[arg(long, value_name = "FILE.svg", env = "THERMOCLINE_PICTURE")]
+    pub picture: Option<PathBuf>,
+    /// Print it as JSON
+    #[arg(long, env = "THERMOCLINE_PLAN_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
 }
 
 #[derive(Args, Debug, Clone)]

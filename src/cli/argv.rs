@@ -22,6 +22,10 @@ const SPELLINGS: [(&str, &str); 12] = [
     ("-np", "--parallel"),
 ];
 
+/// The same, where the command has that flag; elsewhere a hint answers.
+const PLACING: [(&str, &str); 4] =
+    [("-ngl", "--gpu-layers"), ("-cmoe", "--cpu-moe"), ("-ncmoe", "--n-cpu-moe"), ("-dev", "--device")];
+
 /// Rewrites `argv` (program name first). `Err` is a usage sentence.
 pub fn normalise(argv: impl IntoIterator<Item = OsString>, root: &Command) -> Result<Vec<OsString>> {
     let mut argv = argv.into_iter();
@@ -51,6 +55,8 @@ pub fn normalise(argv: impl IntoIterator<Item = OsString>, root: &Command) -> Re
             None => (text, None),
         };
         let name = SPELLINGS.iter().find(|(short, _)| *short == name).map_or(name, |(_, long)| long);
+        let placed = PLACING.iter().find(|(short, long)| *short == name && find(command, long).is_some());
+        let name = placed.map_or(name, |(_, long)| long);
         let known = find(command, name);
         if known.is_none()
             && let Some(hint) = hints::for_flag(name, command.get_name())

@@ -11,6 +11,7 @@ mod cache_sim;
 mod chat;
 mod completions;
 mod conversation;
+mod forecast;
 mod hints;
 mod inspect;
 mod interrupt;
@@ -20,6 +21,7 @@ mod open;
 mod pack;
 mod perplexity;
 mod places;
+mod plan;
 mod profile;
 mod progress;
 mod run;
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Perplexity(args)) => perplexity::run(&args),
+        Some(Command::Plan(args)) => plan::run(&args),
         Some(Command::Profile(args)) => profile::run(&args),
         Some(Command::Pack(args)) => pack::run(&args),
         Some(Command::Cache(args)) => cache::run(&args),
@@ -122,6 +125,7 @@ fn settle(cli: &mut Cli, matches: &ArgMatches) -> Result<()> {
         Some(Command::Bench(args)) => (&mut args.model, None),
         Some(Command::Logits(args)) => (&mut args.model, args.name.take()),
         Some(Command::Perplexity(args)) => (&mut args.model, args.name.take()),
+        Some(Command::Plan(args)) => (&mut args.model, args.name.take()),
         Some(Command::Profile(args)) => (&mut args.model, args.name.take()),
         Some(Command::Inspect(args)) => (&mut args.model, args.name.take()),
         Some(Command::Pack(args)) => (&mut args.model, args.name.take()),

@@ -145,6 +145,13 @@ pub fn context(text: &str) -> Result<usize, String> {
     }
 }
 
+/// `LAYER.EXPERT`.
+pub fn layer_expert(text: &str) -> Result<(usize, usize), String> {
+    let pair =
+        text.trim().split_once('.').and_then(|(layer, expert)| Some((layer.parse().ok()?, expert.parse().ok()?)));
+    pair.ok_or_else(|| "a layer and an expert are expected, like 3.17".to_string())
+}
+
 /// `-1` asks for a new seed each time, like leaving the flag out; it is kept as `u64::MAX`.
 pub fn seed(text: &str) -> Result<u64, String> {
     match text.trim() {

@@ -29,6 +29,7 @@ use crate::model::{KvShape, Model};
 use crate::pool::Pool;
 use kernels::Isa;
 use kernels::attend::KvFormat;
+pub use place::Requirements;
 use place::{Placed, place};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

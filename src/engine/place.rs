@@ -154,6 +154,64 @@ fn wish(config: &Config, options: &Options, notes: &mut Vec<String>) -> Result<W
     Ok(Wish { context, keys: options.keys, values: options.values, chunk: options.chunk.min(context) })
 }
 
+/// What a run of a model would take, from its headers alone.
+pub struct Requirements<'a> {
+    account: Account<'a>,
+    wish: Wish,
+}
+
+impl<'a> Requirements<'a> {
+    /// `slot`: bytes of one expert where not all are in memory. Notes are added to.
+    pub fn new(
+        config: &'a Config,
+        options: &'a Options,
+        sizes: Sizes,
+        slot: u64,
+        notes: &mut Vec<String>,
+    ) -> Result<Requirements<'a>> {
+        let wish = wish(config, options, notes)?;
+        let threads = super::threads(options, notes)?;
+        let base = memory::held().map_or(UNKNOWN_BASE, |held| held.now() + memory::code_to_come());
+        // Words and merges are not read for a plan.
+        let base = base + config.vocab as u64 * WORD;
+        Ok(Requirements {
+            account: Account { config, options, sizes, base, threads: threads.0.max(threads.1), slot },
+            wish,
+        })
+    }
+
+    /// What it may take: what was asked for, or what is free less a margin.
+    pub fn budget(&self) -> Option<u64> {
+        self.account.options.ram.or_else(|| memory::free().map(|free| budget_of(&free, self.account.base)))
+    }
+
+    pub fn wish(&self) -> &Wish {
+        &self.wish
+    }
+
+    pub fn needs(&self) -> Needs {
+        self.account.needs(&self.wish)
+    }
+
+    pub fn ledger(&self, plan: Plan) -> Ledger {
+        self.account.ledger(&self.wish, plan)
+    }
+
+    /// Bytes of the cache.
+    pub fn cache(&self) -> u64 {
+        self.account.cache(&self.wish)
+    }
+
+    /// Why `budget` is too small, and the smallest changes that fit.
+    pub fn refusal(&self, budget: u64) -> String {
+        let free = if self.account.options.ram.is_some() { None } else { memory::free() };
+        self.account.refusal(&self.wish, budget, free.as_ref())
+    }
+}
+
+/// Memory for a word of a vocabulary, with its merges.
+const WORD: u64 = 320;
+
 impl Account<'_> {
     fn kv(&self, wish: &Wish) -> KvShape {
         let (chunk, rewind) = (wish.chunk.min(wish.context), self.options.rewind.min(wish.context));

@@ -75,8 +75,14 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
     Ok(())
 }
 
-/// Some experts at hand: for each its outputs, `[its tokens, width]`.
-fn compute(host: &Host, experts: &[Expert<'_>], groups: &[&Group], x: &Activations, tally: &Tally) -> Vec<Vec<f32>> {
+/// Some experts at hand: for each its outputs, `[its tokens, width]`. Apart from the mixture it serves to measure.
+pub fn compute(
+    host: &Host,
+    experts: &[Expert<'_>],
+    groups: &[&Group],
+    x: &Activations,
+    tally: &Tally,
+) -> Vec<Vec<f32>> {
     let input = |g: &&Group| if g.tokens.len() == x.t() { Cow::Borrowed(x) } else { Cow::Owned(x.gather(&g.tokens)) };
     let inputs: Vec<_> = groups.iter().map(input).collect();
     let (neurons, width) = (experts[0].gate.len(), x.width());

@@ -16,7 +16,7 @@ mod tally;
 pub mod tier;
 pub mod trace;
 
-pub use ffn::{WAVE_TOKENS, mixture};
+pub use ffn::{WAVE_TOKENS, compute, mixture};
 pub use image::slot_bytes;
 pub use stats::StoreStats;
 pub use store::{Arrivals, Batch, ExpertStore, Step, Wrap, least_slots};

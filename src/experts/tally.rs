@@ -47,7 +47,10 @@ struct State {
 
 impl Tally {
     pub fn new(config: &Config) -> Tally {
-        let (layers, experts) = (config.layers.len(), config.experts);
+        Tally::of(config.layers.len(), config.experts)
+    }
+
+    pub fn of(layers: usize, experts: usize) -> Tally {
         let pairs = if experts <= MOST_PAIRED { experts * experts } else { 0 };
         let layer = LayerCounts {
             chosen: vec![0; experts],

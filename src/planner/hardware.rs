@@ -5,6 +5,9 @@
 
 #![allow(unsafe_code)]
 
+pub mod machine;
+pub mod probe;
+
 use super::memory::{self, kilobytes_after};
 use crate::error::{Error, Result};
 use memmap2::MmapMut;

@@ -1,7 +1,10 @@
 //! What this machine can do, and what fits on it.
 
 pub mod budget;
+pub mod cost;
 pub mod disk;
 pub mod hardware;
 pub mod memory;
+pub mod picture;
+pub mod plan;
 pub mod profile;

@@ -285,4 +285,4 @@ fn layer(value: &Value, experts: usize, tokens: f64) -> Result<LayerProfile, Str
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

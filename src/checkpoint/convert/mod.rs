@@ -54,7 +54,7 @@ impl Quant {
     }
 
     /// The format of matrices, unless they stay as stored.
-    fn format(self) -> Option<Format> {
+    pub(super) fn format(self) -> Option<Format> {
         match self {
             Quant::Q4_0 => Some(Format::Q4_0),
             Quant::Q8_0 => Some(Format::Q8_0),

@@ -12,6 +12,7 @@ mod row;
 use super::args::BenchArgs;
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
+use super::plan::Expected;
 use super::terminal::Passing;
 use super::values::Counts;
 use super::{Done, terminal};
@@ -63,8 +64,31 @@ pub fn run(args: &BenchArgs) -> Done {
     let mut passing = Passing::show("measuring the disk");
     let disk = on_disk.map(|(file, bytes)| disk::read_speed(&file, bytes)).transpose()?;
     passing.clear();
+    let slots = budget.and_then(|budget| budget.slots).map(|slots| slots.0);
+    say_expected(&Expected { model: &args.model, load: &args.load, options: &options, slots }, &rows)?;
     let machine = report::Machine { model: &name, isa, ceiling: &ceiling, disk: disk.as_ref(), budget };
     terminal::answer(&report::render(args.output, &rows, &machine))
+}
+
+/// What was to be expected of each row, beside what was measured.
+fn say_expected(expected: &Expected<'_>, rows: &[Row]) -> Result<()> {
+    let what = |row: &Row| match row.test.kind {
+        Kind::Prompt => (row.test.tokens, row.test.depth),
+        // Half of the answer stands in the context on average.
+        Kind::Generate => (0, row.test.depth + row.test.tokens / 2),
+    };
+    let rates = expected.rates(&rows.iter().map(what).collect::<Vec<_>>())?;
+    for (row, rate) in rows.iter().zip(rates) {
+        if let Some(rate) = rate {
+            let measured = row.tokens_per_second();
+            terminal::say(&format!(
+                "{}: {rate:.2} tokens/s expected, {measured:.2} measured, ratio {:.2}",
+                row.test.name(),
+                measured / rate
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn tests(args: &BenchArgs) -> Result<Vec<Test>> {

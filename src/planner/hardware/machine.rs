@@ -1,0 +1,199 @@
+//! What was measured on this machine, kept as JSON for the next time; another machine's figures are not used.
+
+use crate::error::{Error, Result};
+use crate::planner::disk::DiskSpeed;
+use crate::pool::Pool;
+use kernels::Isa;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Figures of another version were measured in another way.
+const VERSION: u64 = 1;
+/// No file of figures is near as long.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// How long one thing takes, in seconds: the median of some repetitions, and the quarters around it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timing {
+    pub seconds: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Timing {
+    pub fn new(seconds: f64) -> Timing {
+        Timing { seconds, low: seconds, high: seconds }
+    }
+
+    /// So many times the same, one after the other.
+    pub fn times(self, n: f64) -> Timing {
+        Timing { seconds: self.seconds * n, low: self.low * n, high: self.high * n }
+    }
+
+    /// On the line through `self` at 0 and `other` at 1, and never below nothing.
+    pub fn towards(self, other: Timing, at: f64) -> Timing {
+        let mix = |a: f64, b: f64| (a + (b - a) * at).max(0.0);
+        Timing {
+            seconds: mix(self.seconds, other.seconds),
+            low: mix(self.low, other.low),
+            high: mix(self.high, other.high),
+        }
+    }
+}
+
+impl std::ops::Add for Timing {
+    type Output = Timing;
+
+    fn add(self, other: Timing) -> Timing {
+        Timing { seconds: self.seconds + other.seconds, low: self.low + other.low, high: self.high + other.high }
+    }
+}
+
+impl std::iter::Sum for Timing {
+    fn sum<I: Iterator<Item = Timing>>(all: I) -> Timing {
+        all.fold(Timing::default(), |a, b| a + b)
+    }
+}
+
+/// The figures of one machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// Processor, cores, instruction set.
+    pub name: String,
+    timings: BTreeMap<String, Timing>,
+    /// By disk and bytes of a read: reads in flight and bytes per second, and whether the page cache was avoided.
+    disks: BTreeMap<String, (Vec<(usize, f64)>, bool)>,
+}
+
+impl Machine {
+    /// This one, nothing measured yet.
+    pub fn here(isa: Isa) -> Machine {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+        let name = format!("{model}, {} cores, {}", Pool::cores(), isa.name());
+        Machine { name, timings: BTreeMap::new(), disks: BTreeMap::new() }
+    }
+
+    pub fn timing(&self, key: &str) -> Option<Timing> {
+        self.timings.get(key).copied()
+    }
+
+    pub fn keep(&mut self, key: String, timing: Timing) {
+        self.timings.insert(key, timing);
+    }
+
+    /// How fast the disk under a file gives reads of `piece` bytes, if that was measured.
+    pub fn disk(&self, file: &Path, piece: usize) -> Option<DiskSpeed> {
+        let (by_depth, direct) = self.disks.get(&disk_key(file, piece)?)?.clone();
+        Some(DiskSpeed { piece, by_depth, direct })
+    }
+
+    pub fn keep_disk(&mut self, file: &Path, speed: &DiskSpeed) {
+        if let Some(key) = disk_key(file, speed.piece) {
+            self.disks.insert(key, (speed.by_depth.clone(), speed.direct));
+        }
+    }
+
+    /// What is known of this machine at `path`: nothing where there is no such file or it is another machine's. Damage is
+    /// a sentence.
+    pub fn read(path: &Path, isa: Isa) -> Result<Machine> {
+        let mut machine = Machine::here(isa);
+        let wrong = |why: String| Error::Runtime(format!("{}: {why}", path.display()));
+        match std::fs::metadata(path) {
+            Err(_) => return Ok(machine),
+            Ok(meta) if meta.len() > MOST_BYTES => return Err(wrong("is too long for figures of a machine".into())),
+            Ok(_) => {}
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+        let value: Value = serde_json::from_str(&text).map_err(|e| wrong(format!("is no JSON: {e}")))?;
+        if value["version"].as_u64() != Some(VERSION) || value["machine"].as_str() != Some(&machine.name) {
+            return Ok(machine);
+        }
+        let empty = Map::new();
+        let map = |key: &str| value[key].as_object().unwrap_or(&empty);
+        for (key, value) in map("timings") {
+            let number = |i: usize| value[i].as_f64().filter(|x| x.is_finite() && *x >= 0.0);
+            let (Some(seconds), Some(low), Some(high)) = (number(0), number(1), number(2)) else {
+                return Err(wrong(format!("{key}: expected three numbers, found {value}")));
+            };
+            machine.timings.insert(key.clone(), Timing { seconds, low, high });
+        }
+        for (key, value) in map("disks") {
+            let pair = |v: &Value| Some((v[0].as_u64()? as usize, v[1].as_f64().filter(|x| *x > 0.0)?));
+            let depths = value["by_depth"].as_array().map(|all| all.iter().map(pair).collect::<Option<Vec<_>>>());
+            let Some(Some(depths)) = depths.filter(|d| d.as_ref().is_some_and(|d| !d.is_empty())) else {
+                return Err(wrong(format!("{key}: expected pairs of numbers, found {value}")));
+            };
+            machine.disks.insert(key.clone(), (depths, value["direct"].as_bool().unwrap_or(false)));
+        }
+        Ok(machine)
+    }
+
+    /// Writes it beside its place and renames it.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let failed = |e| Error::Runtime(format!("{}: cannot be written: {e}", path.display()));
+        let timings: Map<String, Value> =
+            self.timings.iter().map(|(key, t)| (key.clone(), json!([t.seconds, t.low, t.high]))).collect();
+        let disks: Map<String, Value> = self
+            .disks
+            .iter()
+            .map(|(key, (by_depth, direct))| (key.clone(), json!({"by_depth": by_depth, "direct": direct})))
+            .collect();
+        let value = json!({"version": VERSION, "machine": self.name, "timings": timings, "disks": disks});
+        path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(failed)?;
+        let beside = path.with_extension(format!("{}.partial", std::process::id()));
+        let text = format!("{value:#}\n");
+        std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path)).map_err(|e| {
+            let _ = std::fs::remove_file(&beside); // only tidying
+            failed(e)
+        })
+    }
+}
+
+/// What tells one disk from another; `None` where the file is not there.
+fn disk_key(file: &Path, piece: usize) -> Option<String> {
+    #[cfg(unix)]
+    let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(file).ok()?);
+    #[cfg(not(unix))]
+    let device = file.components().next()?.as_os_str().to_string_lossy().into_owned();
+    Some(format!("disk {device}, reads of {piece}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_come_back_and_those_of_others_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("machine.json");
+        let isa = Isa::best();
+        let mut machine = Machine::read(&path, isa).unwrap();
+        machine.keep("a".into(), Timing { seconds: 2e-6, low: 1e-6, high: 3e-6 });
+        machine.keep_disk(&path, &DiskSpeed { piece: 4096, by_depth: vec![(1, 1e9)], direct: true });
+        machine.write(&path).unwrap();
+        assert_eq!(Machine::read(&path, isa).unwrap().timing("a"), machine.timing("a"));
+        let mut other = machine.clone();
+        other.name.push('x');
+        other.write(&path).unwrap();
+        assert_eq!(Machine::read(&path, isa).unwrap(), Machine::here(isa));
+        for damage in ["", "{", "[1]x"] {
+            std::fs::write(&path, damage).unwrap();
+            assert!(Machine::read(&path, isa).unwrap_err().to_string().contains("JSON"));
+        }
+        let name = &machine.name;
+        std::fs::write(&path, json!({"version": 1, "machine": name, "timings": {"a": [1, "x", 3]}}).to_string())
+            .unwrap();
+        assert!(Machine::read(&path, isa).unwrap_err().to_string().contains("three numbers"));
+    }
+
+    #[test]
+    fn times_add_up() {
+        let a = Timing { seconds: 2.0, low: 1.0, high: 3.0 };
+        assert_eq!(a + a, a.times(2.0));
+        assert_eq!(Timing::new(1.0).towards(Timing::new(3.0), 0.5), Timing::new(2.0));
+        assert_eq!(Timing::new(1.0).towards(Timing::new(3.0), -9.0), Timing::new(0.0));
+    }
+}
