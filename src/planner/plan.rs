@@ -99,10 +99,10 @@ impl LayerProblem {
         let mut offers = vec![];
         for dense_on_gpu in [false, true].into_iter().filter(|on| self.dense_on_gpu.is_none_or(|only| only == *on)) {
             for gpu in self.on_gpu.0..=self.on_gpu.1.min(experts) {
-                for disk in 0..=self.on_disk.min(experts - gpu) {
+                for (disk, &colder) in cold.iter().enumerate().take(self.on_disk.min(experts - gpu) + 1) {
                     let choice = Choice { dense_on_gpu, gpu, disk };
                     let across = if dense_on_gpu { any_cold[experts - gpu] } else { any_hot[gpu] };
-                    let seconds = self.together(choice, hot[experts], hot[gpu], cold[disk], across);
+                    let seconds = self.together(choice, hot[experts], hot[gpu], colder, across);
                     offers.push(Offer { choice, seconds, bytes: self.bytes(choice) });
                 }
             }
@@ -174,8 +174,9 @@ impl Problem {
         let of = |offers: &Vec<Offer>, key: &dyn Fn(&Offer) -> (u64, u64)| {
             (0..offers.len()).min_by_key(|i| key(&offers[*i])).unwrap_or(0)
         };
-        let keys: [&dyn Fn(&Offer) -> (u64, u64); 2] = [&|o| (o.bytes.1, o.bytes.0), &|o| (o.bytes.0, o.bytes.1)];
-        let tries = keys.map(|key| offers.iter().map(|o| of(o, key)).collect::<Vec<_>>());
+        type Key = fn(&Offer) -> (u64, u64);
+        let keys: [Key; 2] = [|o| (o.bytes.1, o.bytes.0), |o| (o.bytes.0, o.bytes.1)];
+        let tries = keys.map(|key| offers.iter().map(|o| of(o, &key)).collect::<Vec<_>>());
         tries.into_iter().find(|chosen| {
             let (vram, ram) = bytes_of(offers, chosen);
             vram <= self.vram && ram <= self.ram
@@ -223,7 +224,8 @@ impl Problem {
             }
         }
         let room = ((self.vram - used.0) as i64, (self.ram - used.1) as i64);
-        let mut best: Option<(f64, (usize, usize), (usize, usize))> = None;
+        type Step = (usize, usize);
+        let mut best: Option<(f64, Step, Step)> = None;
         for a in steps.iter().filter(|a| a.2 > 0.0) {
             for b in steps.iter().filter(|b| b.0 != a.0) {
                 let saves = a.2 + b.2;
