@@ -1,5 +1,6 @@
 //! The rows of `bench` as Markdown, JSON or CSV. The keys are an interface: programs read them.
 
+use super::super::table::{self, Line, rounded};
 use super::super::terminal::bytes;
 use super::super::values::Output;
 use super::ideal::Ideal;
@@ -22,13 +23,16 @@ pub struct Machine<'a> {
 }
 
 pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
+    let mut header = vec!["test", "tokens/s", "slowest to fastest", "GB/s", "of ceiling", "threads", "peak memory"];
+    // Only where there is something to say.
+    if rows.iter().any(|row| row.disk().is_some()) {
+        header.extend(["at hand", "disk/token", "disk GB/s", "waiting", "hidden"]);
+    }
+    let line = |row: &Row| Line { values: object(row, machine), cells: cells(row, machine) };
+    let table = table::render(output, &header, &rows.iter().map(line).collect::<Vec<_>>());
     match output {
-        Output::Md => markdown(rows, machine),
-        Output::Json => {
-            let list: Vec<Value> = rows.iter().map(|row| Value::Object(object(row, machine))).collect();
-            format!("{:#}\n", Value::Array(list))
-        }
-        Output::Csv => csv(rows, machine),
+        Output::Md => format!("{}, {} kernels\n\n{table}\n{}", machine.model, machine.isa, below(rows, machine)),
+        Output::Json | Output::Csv => table,
     }
 }
 
@@ -65,57 +69,32 @@ fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
     pairs.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }
 
-/// Four decimals: more than the clock knows, short enough to read.
-fn rounded(value: f64) -> f64 {
-    (value * 1e4).round() / 1e4
+/// What people are shown of one row.
+fn cells(row: &Row, machine: &Machine<'_>) -> Vec<String> {
+    let (_, ceiling) = machine.ceiling.best();
+    let mut cells = vec![
+        row.test.name(),
+        figure(row.tokens_per_second()),
+        format!("{} to {}", figure(row.slowest()), figure(row.fastest())),
+        format!("{:.2}", row.bytes_per_second() / 1e9),
+        format!("{:.0} %", row.bytes_per_second() / ceiling * 100.0),
+        row.threads.to_string(),
+        row.peak_rss_bytes.map_or("unknown".to_string(), bytes),
+    ];
+    cells.extend(row.disk().map(disk_cells).into_iter().flatten());
+    cells
 }
 
-fn markdown(rows: &[Row], machine: &Machine<'_>) -> String {
-    let mut header = vec!["test", "tokens/s", "slowest to fastest", "GB/s", "of ceiling", "threads", "peak memory"];
-    // Only where there is something to say.
-    let from_disk = rows.iter().any(|row| row.disk().is_some());
-    if from_disk {
-        header.extend(["at hand", "disk/token", "disk GB/s", "waiting", "hidden"]);
-    }
-    let mut table = vec![header.into_iter().map(str::to_string).collect::<Vec<_>>()];
+/// What stands below the table: the ceilings, and what a token had to take.
+fn below(rows: &[Row], machine: &Machine<'_>) -> String {
     let (threads, ceiling) = machine.ceiling.best();
-    for row in rows {
-        let mut line = vec![
-            row.test.name(),
-            figure(row.tokens_per_second()),
-            format!("{} to {}", figure(row.slowest()), figure(row.fastest())),
-            format!("{:.2}", row.bytes_per_second() / 1e9),
-            format!("{:.0} %", row.bytes_per_second() / ceiling * 100.0),
-            row.threads.to_string(),
-            row.peak_rss_bytes.map_or("unknown".to_string(), bytes),
-        ];
-        line.extend(row.disk().map(disk_cells).into_iter().flatten());
-        table.push(line);
-    }
-    let width = |column: usize| table.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..table[0].len()).map(width).collect();
-    let mut out = format!("{}, {} kernels\n\n", machine.model, machine.isa);
-    for (number, line) in table.iter().enumerate() {
-        let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            0 => format!(" {cell:<width$} "),
-            _ => format!(" {cell:>width$} "),
-        });
-        out.push_str(&format!("|{}|\n", cells.collect::<Vec<_>>().join("|")));
-        if number == 0 {
-            let rule = widths.iter().enumerate().map(|(column, width)| match column {
-                0 => "-".repeat(width + 2),
-                _ => format!("{}:", "-".repeat(width + 1)),
-            });
-            out.push_str(&format!("|{}|\n", rule.collect::<Vec<_>>().join("|")));
-        }
-    }
     let buffer = bytes(machine.ceiling.buffer_bytes as u64);
     let plural = if threads == 1 { "" } else { "s" };
-    out.push_str(&format!(
-        "\nceiling: {:.1} GB/s, this machine's memory read by {threads} thread{plural} ({buffer}, {})\n",
+    let mut out = format!(
+        "ceiling: {:.1} GB/s, this machine's memory read by {threads} thread{plural} ({buffer}, {})\n",
         ceiling / 1e9,
         machine.ceiling.pages
-    ));
+    );
     if let Some(speed) = machine.disk {
         let (depth, rate) = speed.best();
         let plural = if depth == 1 { "" } else { "s" };
@@ -168,33 +147,6 @@ fn figure(value: f64) -> String {
         v if v >= 100.0 => format!("{v:.1}"),
         v if v >= 10.0 => format!("{v:.2}"),
         v => format!("{v:.3}"),
-    }
-}
-
-fn csv(rows: &[Row], machine: &Machine<'_>) -> String {
-    let mut out = String::new();
-    for row in rows {
-        let object = object(row, machine);
-        if out.is_empty() {
-            out.push_str(&object.keys().cloned().collect::<Vec<_>>().join(","));
-            out.push('\n');
-        }
-        let cells = object.values().map(|value| match value {
-            Value::String(text) => quoted(text),
-            Value::Null => String::new(),
-            other => other.to_string(),
-        });
-        out.push_str(&cells.collect::<Vec<_>>().join(","));
-        out.push('\n');
-    }
-    out
-}
-
-/// As RFC 4180 wants it: quotes only around what needs them.
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_string(),
     }
 }
 
