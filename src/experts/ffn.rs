@@ -151,9 +151,13 @@ fn project(host: &Host, down: Down<'_>, h: &Activations, range: Range<usize>, y:
             dot_rows(host.isa, rows, Pick::All, h, Order::Sequence, y);
         }
         Down::Tiled(tiles) => {
-            let all = reads_all(host, firing(h).count(), tiles.neurons());
+            let mut fired = fired_by_block(h);
+            let all = reads_all(host, fired.iter().sum(), tiles.neurons());
             let tiles = if all { tiles.with_silent() } else { tiles };
-            host.touch(Share::Down, tile_bytes(all, tiles, h, range.len()));
+            if all {
+                fired.fill(BLOCK);
+            }
+            host.touch(Share::Down, tile_bytes(tiles, &fired, range.len()));
             add_tiles(host.isa, tiles, h, range, y);
         }
         Down::ByNeuron(rows) => {
@@ -172,19 +176,19 @@ fn reads_all(host: &Host, fired: usize, neurons: usize) -> bool {
     !host.skip || fired as f32 > DENSE * neurons as f32
 }
 
-/// Neurons that fire for any token, after rounding.
-fn firing(h: &Activations) -> impl Iterator<Item = usize> {
-    (0..h.width()).filter(|&i| (0..h.t()).any(|t| h.code(t, i) != 0))
+/// Neurons that share a scale in tiles.
+const BLOCK: usize = 32;
+
+/// How many neurons of each block fire for any token, after rounding.
+fn fired_by_block(h: &Activations) -> Vec<usize> {
+    let fires = |i: &usize| (0..h.t()).any(|t| h.code(t, *i) != 0);
+    (0..h.width()).step_by(BLOCK).map(|start| (start..start + BLOCK).filter(fires).count()).collect()
 }
 
-/// Bytes read of `columns` columns, of `all` neurons or else weights of those that fire for any token and scales of blocks of
-/// 32 in which one does.
-fn tile_bytes(all: bool, tiles: Tiles<'_>, h: &Activations, columns: usize) -> usize {
+/// Bytes read of `columns` columns, where so many neurons of each block are: their weights, and scales of blocks with any.
+fn tile_bytes(tiles: Tiles<'_>, read: &[usize], columns: usize) -> usize {
     let scales = if tiles.format() == Format::Q4_1 { 4 } else { 2 };
-    let weights = tiles.format().block_bytes() - scales; // of 32 neurons
-    let mut blocks = vec![if all { 32 } else { 0 }; tiles.neurons().div_ceil(32)];
-    if !all {
-        firing(h).for_each(|i| blocks[i / 32] += 1);
-    }
-    blocks.iter().filter(|fired| **fired > 0).map(|fired| scales * columns + weights * columns * fired / 32).sum()
+    let weights = tiles.format().block_bytes() - scales; // of a block
+    let bytes = |&read: &usize| scales * columns + weights * columns * read / BLOCK;
+    read.iter().filter(|read| **read > 0).map(bytes).sum()
 }
