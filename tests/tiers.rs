@@ -100,7 +100,7 @@ fn what_fails_once_is_repeated() {
             assert!(decode(&mut session, &text[20..]) == expected[20 * VOCAB..], "{fate:?}");
             let stats = engine.store_stats().unwrap();
             assert!(stats.retries > 0 && stats.misses > 0 && stats.hits > 0 && stats.evictions > 0, "{stats:?}");
-            let missing = stats.layer_missing.iter().sum::<u64>();
+            let missing = stats.layers.iter().map(|layer| layer.missing).sum::<u64>();
             assert!(0 < missing && missing <= stats.bytes_read, "{stats:?}");
         }
     }

@@ -20,9 +20,9 @@ use crate::checkpoint::{Checkpoint, Quant, Relay, Weights};
 use crate::config::Config;
 pub use crate::config::placement::{Placement, PolicyName, Slots};
 use crate::error::{Error, Result};
-pub use crate::experts::StoreStats;
 use crate::experts::trace::{Header, Recorder};
 use crate::experts::{ExpertId, ExpertStore, LayerCounts, Wrap};
+pub use crate::experts::{LayerMap, LayerStats, Lies, Map, StoreStats};
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
@@ -243,6 +243,11 @@ impl Engine {
     /// The experts in slots now; none where all of them lie in memory.
     pub fn experts_at_hand(&self) -> Vec<ExpertId> {
         self.shared.model.experts().at_hand()
+    }
+
+    /// Where every expert is now and how often it was chosen.
+    pub fn map(&self) -> Map {
+        self.shared.model.experts().map()
     }
 
     /// What the routers chose since the engine was opened, by layer.

@@ -171,7 +171,7 @@ mod tests {
                         Found::Failed(error) => panic!("{error}"),
                     });
                     if pins.is_empty() {
-                        schedule = slots.wait(schedule);
+                        schedule = slots.wait(schedule, pending[0].layer);
                     }
                 }
                 drop(schedule);

@@ -6,6 +6,7 @@
 mod ffn;
 mod image;
 mod loader;
+mod map;
 pub mod policy;
 pub mod replay;
 mod schedule;
@@ -18,7 +19,8 @@ pub mod trace;
 
 pub use ffn::{WAVE_TOKENS, compute, mixture};
 pub use image::slot_bytes;
-pub use stats::StoreStats;
+pub use map::{LayerMap, Lies, Map};
+pub use stats::{LayerStats, StoreStats};
 pub use store::{Arrivals, Batch, ExpertStore, Step, Wrap, least_slots};
 pub use tally::{LayerCounts, Tally};
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use memmap2::{MmapMut, MmapRaw};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often someone who waits for the disk looks whether to go on waiting.
 const MOMENT: Duration = Duration::from_millis(50);
@@ -103,12 +103,13 @@ impl Slots {
         result
     }
 
-    /// Waits for an arrival, not much longer than a moment, and counts the time.
-    pub fn wait<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>) -> MutexGuard<'a, Schedule> {
+    /// Waits for an arrival, not much longer than a moment, and counts the time for experts of `layer`.
+    pub fn wait<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>, layer: u16) -> MutexGuard<'a, Schedule> {
+        let started = Instant::now();
         schedule.meter.wait();
         let waited = self.arrived.wait_timeout(schedule, MOMENT);
         let (mut schedule, _) = waited.expect("nothing panics while holding the schedule");
-        schedule.meter.go_on();
+        schedule.meter.go_on(layer, started.elapsed().as_secs_f64());
         schedule
     }
 

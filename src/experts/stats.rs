@@ -26,8 +26,29 @@ pub struct StoreStats {
     pub waited: f64,
     pub busy: f64,
     pub hidden: f64,
-    /// Bytes of the experts that had to be read first, by layer.
-    pub layer_missing: Vec<u64>,
+    pub layers: Vec<LayerStats>,
+}
+
+/// The same for the experts of one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LayerStats {
+    pub hits: u64,
+    pub misses: u64,
+    /// Bytes of the experts that had to be read first.
+    pub missing: u64,
+    /// Seconds in which computations waited for them, added up where several waited at once.
+    pub waited: f64,
+}
+
+impl LayerStats {
+    fn since(&self, earlier: &LayerStats) -> LayerStats {
+        LayerStats {
+            hits: self.hits - earlier.hits,
+            misses: self.misses - earlier.misses,
+            missing: self.missing - earlier.missing,
+            waited: self.waited - earlier.waited,
+        }
+    }
 }
 
 impl StoreStats {
@@ -46,7 +67,7 @@ impl StoreStats {
 
     /// What was done between `earlier` and this snapshot of the same store; `slots` and `resident` are those of now.
     pub fn since(&self, earlier: &StoreStats) -> StoreStats {
-        let before = |layer: usize| earlier.layer_missing.get(layer).copied().unwrap_or(0);
+        let before = |layer: usize| earlier.layers.get(layer).copied().unwrap_or_default();
         StoreStats {
             slots: self.slots,
             resident: self.resident,
@@ -61,7 +82,7 @@ impl StoreStats {
             waited: self.waited - earlier.waited,
             busy: self.busy - earlier.busy,
             hidden: self.hidden - earlier.hidden,
-            layer_missing: self.layer_missing.iter().enumerate().map(|(l, bytes)| bytes - before(l)).collect(),
+            layers: self.layers.iter().enumerate().map(|(l, stats)| stats.since(&before(l))).collect(),
         }
     }
 }
@@ -77,7 +98,7 @@ pub struct Meter {
 
 impl Meter {
     pub fn new(layers: usize) -> Meter {
-        let stats = StoreStats { layer_missing: vec![0; layers], ..StoreStats::default() };
+        let stats = StoreStats { layers: vec![LayerStats::default(); layers], ..StoreStats::default() };
         Meter { stats, at: Instant::now(), reading: 0, waiting: 0 }
     }
 
@@ -113,9 +134,11 @@ impl Meter {
         self.waiting += 1;
     }
 
-    pub fn go_on(&mut self) {
+    /// `waited`: seconds this took, for experts of `layer`.
+    pub fn go_on(&mut self, layer: u16, waited: f64) {
         self.tick();
         self.waiting -= 1;
+        self.stats.layers[layer as usize].waited += waited;
     }
 
     pub fn is_waited_for(&self) -> bool {
@@ -143,14 +166,17 @@ impl Meter {
     }
 
     /// An expert was given to a step that did not have to be read for it.
-    pub fn hit(&mut self) {
+    pub fn hit(&mut self, layer: u16) {
         self.stats.hits += 1;
+        self.stats.layers[layer as usize].hits += 1;
     }
 
     /// An expert of so many bytes was given to a step that had to be read; `guessed`: that began before it was asked for.
     pub fn miss(&mut self, layer: u16, bytes: usize, guessed: bool) {
         self.stats.misses += 1;
-        self.stats.layer_missing[layer as usize] += bytes as u64;
+        let stats = &mut self.stats.layers[layer as usize];
+        stats.misses += 1;
+        stats.missing += bytes as u64;
         self.stats.right += u64::from(guessed);
     }
 

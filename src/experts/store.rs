@@ -302,7 +302,7 @@ impl Arrivals<'_> {
             if self.step.interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
-            schedule = slots.wait(schedule);
+            schedule = slots.wait(schedule, self.ids[self.pending[0]].layer);
         }
     }
 }

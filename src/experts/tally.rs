@@ -39,8 +39,8 @@ pub struct Tally {
 
 struct State {
     layers: Vec<LayerCounts>,
-    /// By layer: what the last token chose, if steps are of one token.
-    last: Vec<Vec<u16>>,
+    /// By layer: what the last step chose, and whether that was one token.
+    last: Vec<(Vec<u16>, bool)>,
     /// The layer counted last, and what its sampled tokens chose.
     before: (usize, Vec<Vec<u16>>),
 }
@@ -60,13 +60,20 @@ impl Tally {
             next: vec![0; pairs],
             ..LayerCounts::default()
         };
-        let state = State { layers: vec![layer; layers], last: vec![vec![]; layers], before: (0, vec![]) };
+        let state = State { layers: vec![layer; layers], last: vec![(vec![], false); layers], before: (0, vec![]) };
         Tally { experts, state: Mutex::new(state) }
     }
 
     /// What was counted so far, by layer.
     pub fn counts(&self) -> Vec<LayerCounts> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).layers.clone()
+    }
+
+    /// By layer, without copying the pairs: tokens so far, how often each expert was chosen, and those of the last step.
+    pub fn heat(&self) -> Vec<(u64, Vec<u64>, Vec<u16>)> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers = state.layers.iter().zip(&state.last);
+        layers.map(|(counts, (last, _))| (counts.tokens, counts.chosen.clone(), last.clone())).collect()
     }
 
     /// A step of `tokens` tokens made this choice in one layer.
@@ -84,15 +91,14 @@ impl Tally {
             counts.again += group.tokens.windows(2).filter(|pair| pair[1] == pair[0] + 1).count() as u64;
             counts.followers += group.tokens.iter().filter(|token| **token > 0).count() as u64;
         }
-        let last = &mut state.last[layer];
-        if tokens == 1 && !last.is_empty() {
+        let (last, single) = &mut state.last[layer];
+        if tokens == 1 && *single {
             counts.followers += groups.len() as u64;
             counts.again += groups.iter().filter(|group| last.contains(&group.id.index)).count() as u64;
         }
         last.clear();
-        if tokens == 1 {
-            last.extend(groups.iter().map(|group| group.id.index));
-        }
+        last.extend(groups.iter().map(|group| group.id.index));
+        *single = tokens == 1;
         if !counts.together.is_empty() {
             counts.sampled += sampled.len() as u64;
             for chosen in &sampled {

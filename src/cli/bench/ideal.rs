@@ -12,7 +12,7 @@ pub struct Token {
 
 impl Token {
     pub fn new(seconds: f64, disk: &StoreStats) -> Token {
-        Token { seconds, waited: disk.waited, missing: disk.layer_missing.clone() }
+        Token { seconds, waited: disk.waited, missing: disk.layers.iter().map(|layer| layer.missing).collect() }
     }
 
     fn computing(&self) -> f64 {

@@ -155,7 +155,7 @@ mod tests {
     use super::super::ideal::Token;
     use super::super::row::{Kind, Test};
     use super::*;
-    use crate::engine::StoreStats;
+    use crate::engine::{LayerStats, StoreStats};
     use crate::planner::hardware::Pages;
 
     fn rendered(output: Output) -> String {
@@ -164,7 +164,8 @@ mod tests {
 
     fn from_disk(output: Output) -> String {
         let once = StoreStats { slots: 300, hits: 30, misses: 10, bytes_read: 128 << 20, ..StoreStats::default() };
-        let once = StoreStats { waited: 1.0, busy: 2.0, hidden: 1.0, layer_missing: vec![15_000_000, 0], ..once };
+        let layers = vec![LayerStats { missing: 15_000_000, ..LayerStats::default() }, LayerStats::default()];
+        let once = StoreStats { waited: 1.0, busy: 2.0, hidden: 1.0, layers, ..once };
         let speed = DiskSpeed { piece: 2 << 20, by_depth: vec![(1, 0.5e9), (4, 1.5e9)], direct: true };
         let budget = Budget { bytes: 1 << 30, asked: true, slots: Some((300, 1024)) };
         rendered_with(output, vec![once.clone(), once.clone(), once], Some(&speed), Some(budget))

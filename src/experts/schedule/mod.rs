@@ -344,19 +344,17 @@ impl Schedule {
         };
         entry.wanted -= 1;
         let guessed = std::mem::take(&mut entry.guessed);
+        let id = self.images.id(expert);
         match std::mem::take(&mut entry.fresh) {
-            true => {
-                let id = self.images.id(expert);
-                self.meter.miss(id.layer, self.images.image(id).bytes, guessed);
-            }
-            false => self.meter.hit(),
+            true => self.meter.miss(id.layer, self.images.image(id).bytes, guessed),
+            false => self.meter.hit(id.layer),
         }
         let turn = self.turns[step].as_mut().expect("a step is asked about until it ends");
         if let Some(at) = turn.marks.iter().position(|&e| e == expert) {
             turn.marks.swap_remove(at);
             self.entries[expert].expected -= 1;
         }
-        self.policy.used(self.images.id(expert));
+        self.policy.used(id);
         Found::Here(slot)
     }
 
