@@ -11,6 +11,8 @@ mod document;
 mod program;
 #[path = "api/refusals.rs"]
 mod refusals;
+#[path = "api/thermocline.rs"]
+mod thermocline_live;
 
 use client::{Served, serve, start};
 use serde_json::{Value, json};

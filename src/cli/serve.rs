@@ -63,7 +63,7 @@ fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)
     let Opened { engine, name, recording } = open::open(&args.model, &args.load, &options, interrupts)?;
     // A name to be typed into clients.
     let name = if name == bundled::NAME { "bundled".to_string() } else { name };
-    Ok((Loaded { engine, name }, recording))
+    Ok((Loaded { engine, name, predicted: None }, recording))
 }
 
 /// Keys as given, and the lines of the file. Errors (usage): a file without keys, and keys no header can carry.

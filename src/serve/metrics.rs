@@ -24,6 +24,8 @@ pub struct Metrics {
     prompt_micros: AtomicU64,
     decode_micros: AtomicU64,
     bytes: AtomicU64,
+    /// Tokens a second of all answers together, of late: the bits of an f64.
+    pace: AtomicU64,
     busy: AtomicU64,
     waiting: AtomicU64,
     waited: Histogram,
@@ -42,6 +44,10 @@ impl Histogram {
         let at = BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound).unwrap_or(BOUNDS.len());
         add(&self.counts[at], 1);
         add(&self.micros, took.as_micros() as u64);
+    }
+
+    fn count(&self) -> u64 {
+        self.counts.iter().map(get).sum()
     }
 
     fn write(&self, out: &mut String, name: &str, help: &str) {
@@ -111,10 +117,25 @@ impl Metrics {
         add(&self.bytes, stats.prompt_bytes + stats.decode_bytes);
     }
 
+    /// A step of the model gave so many answers a token each.
+    pub fn wrote(&self, tokens: usize, took: Duration) {
+        let (now, before) = (tokens as f64 / took.as_secs_f64().max(1e-9), f64::from_bits(get(&self.pace)));
+        let pace = if before > 0.0 { before + (now - before) / 8.0 } else { now };
+        self.pace.store(pace.to_bits(), Ordering::Relaxed); // the worker alone writes
+    }
+
+    /// Tokens written so far, and how many a second of late: 0 while no answer is written.
+    pub fn pace(&self) -> (u64, f64) {
+        (self.first.count() + self.between.count(), f64::from_bits(get(&self.pace)))
+    }
+
     /// Slots with an answer, and jobs without a slot.
     pub fn set_load(&self, busy: usize, waiting: usize) {
         self.busy.store(busy as u64, Ordering::Relaxed);
         self.waiting.store(waiting as u64, Ordering::Relaxed);
+        if busy == 0 {
+            self.pace.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Slots with an answer, and jobs without a slot.

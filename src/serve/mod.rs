@@ -14,6 +14,7 @@ mod queue;
 mod routes;
 mod shape;
 mod stream;
+mod thermocline;
 mod watch;
 mod words;
 mod worker;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thermocline::Scene;
 use tokio::sync::{oneshot, watch as signal};
 use worker::Worker;
 
@@ -70,6 +72,8 @@ pub struct Loaded {
     pub engine: Engine,
     /// What reports call it.
     pub name: String,
+    /// Tokens a second that one answer alone is expected to get.
+    pub predicted: Option<f64>,
 }
 
 /// A server that listens and does not answer yet.
@@ -97,6 +101,9 @@ struct House {
     served: OnceLock<Arc<Served>>,
     queue: Queue,
     metrics: Metrics,
+    scene: Scene,
+    /// True once the server was told to end.
+    ending: signal::Receiver<bool>,
 }
 
 /// The model as requests see it.
@@ -106,6 +113,7 @@ struct Served {
     created: u64,
     aliases: Vec<String>,
     slots: usize,
+    predicted: Option<f64>,
 }
 
 impl Served {
@@ -132,8 +140,10 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let (sender, orders) = mpsc::channel();
         let queue = Queue::new(sender, settings.slots + settings.queue);
-        let house = House { settings, address, served: OnceLock::new(), queue, metrics: Metrics::default() };
-        Ok(Server { house: Arc::new(house), listener, orders, end: signal::channel(false).0 })
+        let (end, ending) = signal::channel(false);
+        let (metrics, scene) = (Metrics::default(), Scene::default());
+        let house = House { settings, address, served: OnceLock::new(), queue, metrics, scene, ending };
+        Ok(Server { house: Arc::new(house), listener, orders, end })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -201,7 +211,7 @@ impl Drop for Last {
 
 /// The worker's life after loading.
 fn serve(loaded: Loaded, orders: Receiver<Order>, house: Arc<House>) {
-    let Loaded { engine, name } = loaded;
+    let Loaded { engine, name, predicted } = loaded;
     let slots = house.settings.slots;
     let served = Served {
         engine: engine.clone(),
@@ -209,6 +219,7 @@ fn serve(loaded: Loaded, orders: Receiver<Order>, house: Arc<House>) {
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         aliases: house.settings.aliases.clone(),
         slots,
+        predicted,
     };
     house.say(&format!("ready: {} at http://{}", served.id, house.address));
     let _ = house.served.set(Arc::new(served)); // set once, here

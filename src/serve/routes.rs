@@ -1,7 +1,7 @@
 //! Which path leads where, in one list that the document at `/openapi.json` is held against.
 
 use super::failure::Failure;
-use super::{House, answers, door, watch, words};
+use super::{House, answers, door, thermocline, watch, words};
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
@@ -14,6 +14,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/health"),
     ("GET", "/metrics"),
     ("GET", "/props"),
+    ("GET", "/thermocline"),
+    ("GET", "/thermocline/stream"),
     ("GET", "/openapi.json"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model}"),
@@ -57,6 +59,8 @@ fn handler(path: &str) -> MethodRouter<Arc<House>> {
         "/health" => get(watch::health),
         "/metrics" => get(watch::metrics),
         "/props" => get(watch::props),
+        "/thermocline" => get(thermocline::now),
+        "/thermocline/stream" => get(thermocline::stream),
         "/openapi.json" => get(watch::document),
         "/v1/models" => get(watch::models),
         "/v1/models/{model}" => get(watch::model),

@@ -170,7 +170,11 @@ impl Worker {
                 turns.push((&mut slot.session, answer));
             }
         }
+        let started = Instant::now();
         let outcomes = engine::advance(&mut turns);
+        if !seats.is_empty() {
+            self.house.metrics.wrote(seats.len(), started.elapsed());
+        }
         for (at, outcome) in seats.into_iter().zip(outcomes) {
             self.tell(at, outcome);
         }

@@ -53,6 +53,9 @@ fn routes_answer_as_documented() {
     for (method, path) in ROUTES {
         let operation = &document["paths"][path][method.to_lowercase()];
         let documented = |status: u16| operation["responses"].get(status.to_string()).is_some();
+        if *path == "/thermocline/stream" {
+            continue; // it does not end: tests/api/thermocline.rs reads it
+        }
         if *method == "GET" {
             let reply = served.get(&path.replace("{model}", "bundled"));
             assert_eq!(reply.status, 200, "{path}");
