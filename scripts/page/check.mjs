@@ -140,6 +140,67 @@ const steps = {
     assert.equal((await sent).postDataJSON().messages[0].role, "system");
     await page.context().close();
   },
+  async "the map opens, lights up and is asked by keyboard"() {
+    const page = await open();
+    assert.equal(await page.locator("#sea").isVisible(), false);
+    const asked = page.waitForRequest("**/thermocline/stream");
+    await page.keyboard.press("Alt+m");
+    await asked;
+    await page.waitForFunction(() => sea.picture);
+    await page.locator("#words").fill("Tell me a story about a fox.");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => sea.picture.slots.busy > 0 || sea.picture.written > 0);
+    await idle(page);
+    await page.waitForFunction(() => sea.picture.tokens > 20 && sea.picture.slots.busy === 0);
+    const lit = await page.evaluate(() => sea.picture.now.every((layer) => layer.length === sea.picture.active));
+    assert.ok(lit, "the last token's experts are known");
+    // Pixels: the map is not blank, and the hottest expert is drawn in the hottest colour.
+    const colours = await page.evaluate(() => {
+      const canvas = document.querySelector("#sea-map");
+      const all = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      const seen = new Set();
+      for (let i = 0; i < all.length; i += 4) if (all[i + 3] === 255) seen.add(`${all[i]} ${all[i + 1]} ${all[i + 2]}`);
+      return seen.size;
+    });
+    assert.ok(colours > 10, `${colours} colours`);
+    await page.locator("#sea-map").focus();
+    await page.keyboard.press("ArrowRight");
+    await page.keyboard.press("ArrowDown");
+    assert.match(await page.locator("#sea-cell").innerText(), /^layer 1, expert \d+: .*in memory$/);
+    assert.match(await page.locator("#sea-figures").innerText(), /written since the start|were predicted/);
+    assert.match(await page.locator("#sea-memory").innerText(), /held now .* MiB/);
+    await page.getByLabel("by number").check();
+    await page.keyboard.press("Tab");
+    await shot(page, "map-light");
+    await page.locator("#theme").click();
+    await shot(page, "map-dark");
+    await page.reload();
+    await page.waitForFunction(() => sea.picture);
+    assert.equal(await page.locator("#sea").isVisible(), true, "a reload keeps the map open");
+    await page.getByRole("button", { name: "Map" }).click();
+    await page.waitForFunction(() => sea.watching === null, null, { timeout: 15000 });
+    await page.context().close();
+  },
+  async "Markdown is set, and stays text"() {
+    const page = await open();
+    const content = [
+      "## A heading", "Some *slanted*, **bold and `code`** words, 2 * 3 * 4, snake_case_name.", "", "1. one", "2. two", "   - inside",
+      "   - also", "", "- [x] a task", "", "> quoted", "", "| a | b |", "|---|--:|", "| 1 | `x` |", "", "---", "```rust", "fn main() {}", "",
+      "// <b>", "```", "an open end", "```", "never closed",
+    ].join("\n");
+    await page.evaluate((content) => {
+      localStorage.thermocline = JSON.stringify({ turns: [{ role: "user", content: "Show me" }, { role: "assistant", content }] });
+    }, content);
+    await page.reload();
+    const count = (what) => page.locator("#talk " + what).count();
+    const found = {};
+    for (const what of ["h4", "em", "strong > code", "ol > li", "ol ul > li", "blockquote > p", "th", "td > code", "hr", "pre"]) found[what] = await count(what);
+    assert.deepEqual(found, { h4: 1, em: 1, "strong > code": 1, "ol > li": 2, "ol ul > li": 2, "blockquote > p": 1, th: 2, "td > code": 1, hr: 1, pre: 2 });
+    assert.equal(await page.locator("#talk pre").first().innerText(), "fn main() {}\n\n// <b>");
+    assert.match(await page.locator("#talk .said > p").first().innerText(), /2 \* 3 \* 4, snake_case_name/);
+    await shot(page, "markdown");
+    await page.context().close();
+  },
   async "words stay words"() {
     const page = await open();
     await page.evaluate(() => {
@@ -171,6 +232,11 @@ const steps = {
     await shot(page, "phone");
     await page.locator("#open").tap();
     await shot(page, "phone-settings");
+    await page.keyboard.press("Escape");
+    await page.locator("#map").tap();
+    await page.waitForFunction(() => sea.picture);
+    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= 360, "with the map too");
+    await shot(page, "phone-map");
     await page.context().close();
   },
 };

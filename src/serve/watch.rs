@@ -9,12 +9,17 @@ use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The document that describes the API.
 const DOCUMENT: &str = include_str!("openapi.json");
 
-const PAGE: &str = include_str!("page.html");
+/// The page with its parts in place.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    let script = concat!(include_str!("page/text.js"), include_str!("page/chat.js"), include_str!("page/map.js"));
+    let page = include_str!("page/page.html");
+    page.replace("/* style.css */\n", include_str!("page/style.css")).replace("// text.js, chat.js, map.js\n", script)
+});
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -36,7 +41,7 @@ pub async fn page() -> impl IntoResponse {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, PAGE)
+    (headers, PAGE.as_str())
 }
 
 pub async fn metrics(State(house): State<Arc<House>>) -> impl IntoResponse {

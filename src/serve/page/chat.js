@@ -1,122 +1,3 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
-<meta name="color-scheme" content="light dark">
-<title>thermocline</title>
-<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='6' fill='%23e8743b'/%3E%3Crect y='6' width='16' height='10' fill='%23136f80'/%3E%3C/svg%3E">
-<style>
-  :root {
-    --ground: #fbfaf8; --raised: #fff; --ink: #1c2326; --soft: #5d686c; --line: #dcdfdd; --mine: #e9f1f1;
-    --accent: #0f6675; --on-accent: #fff; --warm: #b34a16; --code: #f1f2ef;
-    --font: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
-    --mono: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  }
-  :root[data-theme="dark"] {
-    --ground: #12181b; --raised: #1a2226; --ink: #e4e9ea; --soft: #98a5aa; --line: #2d383d; --mine: #1d3138;
-    --accent: #5cc0d0; --on-accent: #08252b; --warm: #f09a6b; --code: #0d1315;
-  }
-  * { box-sizing: border-box; }
-  html, body { height: 100%; margin: 0; }
-  body { display: flex; flex-direction: column; background: var(--ground); color: var(--ink); font: 16px/1.55 var(--font); }
-  [hidden] { display: none !important; }
-  button, input, textarea, select { font: inherit; color: inherit; }
-  button {
-    border: 1px solid var(--line); background: var(--raised); border-radius: 8px; padding: 6px 12px; min-height: 36px; cursor: pointer;
-  }
-  button:hover:not(:disabled) { border-color: var(--accent); }
-  button:disabled { opacity: .5; cursor: default; }
-  button.main { background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600; }
-  button.plain { border: 0; background: none; padding: 2px 8px; min-height: 28px; color: var(--soft); font-size: 14px; }
-  button.plain:hover { color: var(--accent); }
-  :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-  header {
-    display: flex; align-items: center; gap: 8px; padding: 8px max(12px, env(safe-area-inset-left)); border-bottom: 1px solid var(--line);
-  }
-  header h1 { font-size: 16px; margin: 0; display: flex; align-items: center; gap: 8px; }
-  header h1::before { content: ""; width: 18px; height: 18px; border-radius: 4px; background: linear-gradient(#e8743b 38%, #136f80 38%); }
-  #model { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; color: var(--soft); font-size: 14px; }
-  main { flex: 1; overflow-y: auto; overscroll-behavior: contain; }
-  #talk { max-width: 780px; margin: 0 auto; padding: 16px 16px 8px; }
-  .welcome { color: var(--soft); text-align: center; margin-top: 14vh; }
-  .welcome p { margin: 4px 0 16px; }
-  .welcome button { margin: 4px; }
-  .turn { margin: 0 0 6px; }
-  .turn .said { overflow-wrap: anywhere; }
-  .turn.user { margin-top: 18px; }
-  .turn.user .said {
-    background: var(--mine); border-radius: 14px 14px 4px 14px; padding: 8px 14px; white-space: pre-wrap; width: fit-content; max-width: 88%; margin-left: auto;
-  }
-  .turn.user .tools { justify-content: flex-end; }
-  .turn .said p { margin: 0 0 10px; white-space: pre-wrap; }
-  .turn .said pre { background: var(--code); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; overflow-x: auto; margin: 0 0 10px; }
-  .turn .said code { font: 14px/1.5 var(--mono); background: var(--code); border-radius: 4px; padding: 1px 4px; }
-  .turn .said pre code { padding: 0; background: none; }
-  .tools { display: flex; flex-wrap: wrap; align-items: center; gap: 2px; min-height: 28px; }
-  .figures { color: var(--soft); font-size: 13px; margin-left: auto; font-variant-numeric: tabular-nums; }
-  .turn.writing .said > :last-child::after {
-    content: ""; display: inline-block; width: 8px; height: 1em; margin-left: 3px; vertical-align: -2px; background: var(--accent); animation: blink 1s steps(2) infinite;
-  }
-  .turn.writing .said:empty::after { content: "reading"; color: var(--soft); }
-  @keyframes blink { 50% { opacity: 0; } }
-  @media (prefers-reduced-motion: reduce) { .turn.writing .said > :last-child::after { animation: none; } }
-  .problem { color: var(--warm); border-left: 3px solid var(--warm); padding: 4px 10px; margin: 6px 0 12px; overflow-wrap: anywhere; }
-  .turn textarea { width: 100%; min-height: 80px; }
-  textarea, input, select { background: var(--raised); border: 1px solid var(--line); border-radius: 8px; padding: 8px 10px; }
-  form#ask { border-top: 1px solid var(--line); padding: 10px max(12px, env(safe-area-inset-left)) max(10px, env(safe-area-inset-bottom)); }
-  form#ask > div { max-width: 780px; margin: 0 auto; display: flex; gap: 8px; align-items: flex-end; }
-  form#ask textarea { flex: 1; min-width: 0; resize: none; max-height: 40vh; line-height: 1.45; min-height: 42px; }
-  form#ask button { min-height: 42px; }
-  #hint { max-width: 780px; margin: 4px auto 0; color: var(--soft); font-size: 13px; }
-  dialog { border: 1px solid var(--line); border-radius: 12px; background: var(--ground); color: var(--ink); width: min(460px, 94vw); max-height: 92vh; padding: 0; }
-  dialog::backdrop { background: rgb(0 0 0 / .45); }
-  dialog form { padding: 16px 18px; display: grid; gap: 12px; }
-  dialog h2 { margin: 0; font-size: 17px; }
-  dialog label { display: grid; gap: 4px; font-size: 14px; color: var(--soft); }
-  dialog label > * { color: var(--ink); font-size: 16px; width: 100%; }
-  dialog .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 12px; }
-  dialog .row { display: flex; justify-content: space-between; gap: 8px; }
-  @media (max-width: 520px) { #hint { display: none; } header button { padding: 6px 9px; } .turn.user .said { max-width: 94%; } }
-</style>
-</head>
-<body>
-<header>
-  <h1>thermocline</h1>
-  <span id="model" title=""></span>
-  <button id="fresh" type="button" title="Begin a new conversation (Alt+N)">New</button>
-  <button id="theme" type="button" aria-label="Change between light and dark" title="Light or dark">◐</button>
-  <button id="open" type="button" title="System prompt and sampling (Alt+S)">Settings</button>
-</header>
-<main id="scroll">
-  <div id="talk" role="log" aria-live="polite" aria-label="Conversation"></div>
-</main>
-<form id="ask">
-  <div>
-    <textarea id="words" rows="1" aria-label="Your message" placeholder="Ask something" autofocus></textarea>
-    <button id="send" class="main">Send</button>
-    <button id="stop" type="button" hidden>Stop</button>
-  </div>
-  <p id="hint">Enter sends, Shift+Enter makes a new line, Esc stops, ↑ in an empty box edits your last message.</p>
-</form>
-<dialog id="settings" aria-labelledby="settings-title">
-  <form method="dialog">
-    <h2 id="settings-title">Settings</h2>
-    <label>System prompt<textarea name="system" rows="3" placeholder="None"></textarea></label>
-    <div class="pair">
-      <label>Temperature<input name="temperature" type="number" min="0" max="5" step="0.05"></label>
-      <label>Most tokens<input name="max_tokens" type="number" min="1" step="1" placeholder="until full"></label>
-      <label>Top-p<input name="top_p" type="number" min="0" max="1" step="0.01"></label>
-      <label>Top-k<input name="top_k" type="number" min="0" step="1"></label>
-      <label>Min-p<input name="min_p" type="number" min="0" max="1" step="0.01"></label>
-      <label>Seed<input name="seed" type="number" step="1" placeholder="new each time"></label>
-    </div>
-    <label>API key<input name="key" type="password" autocomplete="off" placeholder="Only if the server asks for one"></label>
-    <div class="row"><button id="defaults" type="button">Defaults</button><button class="main" value="done">Done</button></div>
-  </form>
-</dialog>
-<script>
-"use strict";
 const $ = (id) => document.getElementById(id);
 const KEPT = "thermocline";
 const SAMPLING = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"];
@@ -139,27 +20,6 @@ function element(tag, properties = {}, ...children) {
 function headers() {
   const key = sessionStorage.getItem(KEPT + "-key");
   return { "Content-Type": "application/json", ...(key ? { Authorization: "Bearer " + key } : {}) };
-}
-
-// ---- what an answer looks like: fences, inline code and bold; everything is text nodes, so words stay words
-function render(text, into) {
-  into.replaceChildren();
-  text.split(/^```/m).forEach((part, i) => {
-    if (i % 2) {
-      const body = part.replace(/^[^\n]*\n?/, "").replace(/\n$/, "");
-      into.append(element("pre", { tabIndex: 0 }, element("code", {}, body)));
-    } else {
-      for (const paragraph of part.split(/\n{2,}/)) {
-        if (paragraph.trim()) into.append(element("p", {}, ...inline(paragraph.replace(/^\n+|\n+$/g, ""))));
-      }
-    }
-  });
-}
-function inline(text) {
-  return text.split(/(`[^`\n]+`|\*\*[^*\n]+\*\*)/).map((part, i) => {
-    if (i % 2 === 0) return part;
-    return part[0] === "`" ? element("code", {}, part.slice(1, -1)) : element("strong", {}, part.slice(2, -2));
-  });
 }
 
 // ---- the conversation
@@ -230,6 +90,18 @@ async function answer() {
   const node = $("talk").lastChild, said = node.querySelector(".said");
   node.classList.add("writing");
   node.querySelector(".tools").hidden = true;
+  // Drawn once a frame, however fast tokens come.
+  let due = false;
+  const later = () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => {
+      due = false;
+      if (!said.isConnected) return;
+      render(turn.content, said);
+      toEnd();
+    });
+  };
   writing = new AbortController();
   busy(true);
   toEnd(true);
@@ -241,8 +113,7 @@ async function answer() {
       const choice = event.choices[0];
       if (choice?.delta?.content) {
         turn.content += choice.delta.content;
-        render(turn.content, said);
-        toEnd();
+        later();
       }
       if (choice?.finish_reason === "length") turn.cut = true;
       if (event.timings) turn.figures = figures(event.timings, turn.cut);
@@ -261,7 +132,7 @@ async function answer() {
 async function problem(response) {
   let message = response.status + " " + response.statusText;
   try { message = (await response.json()).error.message; } catch { /* not ours */ }
-  if (response.status === 401) $("settings").showModal();
+  if (response.status === 401 && !$("settings").open) $("open").click();
   return new Error(message);
 }
 async function* events(body) {
@@ -321,6 +192,7 @@ $("fresh").onclick = () => { writing?.abort(); setTimeout(() => { state.turns = 
 document.onkeydown = (event) => {
   if (event.key === "Escape" && !$("settings").open) writing?.abort();
   if (event.altKey && event.code === "KeyN") { event.preventDefault(); $("fresh").click(); }
+  if (event.altKey && event.code === "KeyM") { event.preventDefault(); $("map").click(); }
   if (event.altKey && event.code === "KeyS") { event.preventDefault(); $("open").click(); }
 };
 
@@ -368,6 +240,3 @@ paint();
 draw();
 toEnd(true);
 greet();
-</script>
-</body>
-</html>
