@@ -1,5 +1,8 @@
 //! Dot products of quantised rows and one vector in [`Order::Lanes`](crate::Order): a lane is a run of the row.
 
+// Rows, vectors and registers are named by number: closures would not be compiled for the instructions around them.
+#![expect(clippy::needless_range_loop)]
+
 use std::marker::PhantomData;
 
 use super::place::{Listed, Successive};
@@ -19,14 +22,43 @@ const AHEAD: usize = 4;
 pub(super) unsafe fn lanes<V: Vector, B: Unpack, L: Lay<B>>(w: Rows, pick: Pick, x: &Activations, out: &mut Columns) {
     // SAFETY: the verb has checked that picked rows exist and that the output has a place for each product.
     unsafe {
-        if x.t() > 1 {
-            return super::many::lanes::<V, B, L>(w, pick, x, out);
+        match x.t() {
+            1 => some::<V, B, L, 1>(w, pick, x, out),
+            2 => some::<V, B, L, 2>(w, pick, x, out),
+            3..=FEW => some::<V, B, L, 4>(w, pick, x, out),
+            _ => super::many::lanes::<V, B, L>(w, pick, x, out),
         }
-        let count = pick.count(w.len());
-        let (x, out) = (x.groups(0).as_ptr(), out.at(0));
+    }
+}
+
+/// Vectors for which rows are not worth unpacking into memory: what is read from there costs more than unpacking again.
+const FEW: usize = 8;
+
+/// Rows and few vectors, `T` at a time while a row is in the first-level cache.
+#[inline(always)]
+unsafe fn some<V: Vector, B: Unpack, L: Lay<B>, const T: usize>(
+    w: Rows,
+    pick: Pick,
+    x: &Activations,
+    out: &mut Columns,
+) {
+    let (count, runs) = (pick.count(w.len()), w.width() / RUN);
+    // SAFETY: as for `lanes`.
+    unsafe {
         for j in 0..count {
-            let ahead = w.row_at(pick.row((j + AHEAD).min(count - 1)));
-            out.add(j).write(product::<V, B, L>(w.row_at(pick.row(j)), ahead, w.width() / RUN, x));
+            let (row, mut ahead) = (w.row_at(pick.row(j)), w.row_at(pick.row((j + AHEAD).min(count - 1))));
+            for first in (0..x.t()).step_by(T) {
+                // Where fewer than `T` are left, the last is multiplied several times.
+                let mut vectors = [x.groups(first).as_ptr(); T];
+                for t in 1..T {
+                    vectors[t] = x.groups((first + t).min(x.t() - 1)).as_ptr();
+                }
+                let totals = products::<V, B, L, T>(row, ahead, runs, vectors);
+                for t in 0..T {
+                    out.at((first + t).min(x.t() - 1)).add(j).write(totals[t]);
+                }
+                ahead = row; // asked for once
+            }
         }
     }
 }
@@ -44,20 +76,20 @@ pub(super) unsafe fn prefetch_row<V: Vector>(w: &Rows, row: usize) {
 #[repr(align(64))]
 pub(super) struct Sums(pub [f32; LANES]);
 
-/// The product of a row and a vector. Meanwhile a later row is asked for, group by group: all at once, the requests would
-/// fill the queue that this row's own loads wait in.
+/// The products of a row and `T` vectors. Meanwhile a later row is asked for, group by group: all at once, the requests
+/// would fill the queue that this row's own loads wait in.
 #[inline(always)]
-unsafe fn product<V: Vector, B: Unpack, L: Lay<B>>(
+unsafe fn products<V: Vector, B: Unpack, L: Lay<B>, const T: usize>(
     row: *const u8,
     ahead: *const u8,
     runs: usize,
-    x: *const Group,
-) -> f32 {
-    let mut sums = Sums([0.0; LANES]);
-    // SAFETY: the caller's: the row has `runs` runs, the vector as many, in groups filled up with zeros.
+    x: [*const Group; T],
+) -> [f32; T] {
+    let mut sums = [const { Sums([0.0; LANES]) }; T];
+    // SAFETY: the caller's: the row has `runs` runs, the vectors as many, in groups filled up with zeros.
     unsafe {
         for lane in (0..LANES).step_by(V::LANES) {
-            let mut sum = V::splat_f(0.0);
+            let mut sum = [V::splat_f(0.0); T];
             for g in 0..runs / LANES {
                 if lane == 0 {
                     for line in (0..group_bytes::<B>()).step_by(64) {
@@ -65,16 +97,26 @@ unsafe fn product<V: Vector, B: Unpack, L: Lay<B>>(
                     }
                 }
                 let panel = L::panel::<V>(row.add(g * group_bytes::<B>()), lane);
-                sum = add_products::<V, B>(sum, &panel, ManyRuns { group: x.add(g), lane });
+                for t in 0..T {
+                    sum[t] = add_products::<V, B>(sum[t], &panel, ManyRuns { group: x[t].add(g), lane });
+                }
             }
             let (g, rest) = (runs / LANES, runs % LANES);
             if rest > lane {
                 let panel = L::short_panel::<V>(row.add(g * group_bytes::<B>()), rest, lane);
-                sum = add_products::<V, B>(sum, &panel, ManyRuns { group: x.add(g), lane });
+                for t in 0..T {
+                    sum[t] = add_products::<V, B>(sum[t], &panel, ManyRuns { group: x[t].add(g), lane });
+                }
             }
-            V::store_f(sums.0.as_mut_ptr().add(lane), sum);
+            for t in 0..T {
+                V::store_f(sums[t].0.as_mut_ptr().add(lane), sum[t]);
+            }
         }
-        V::total(sums.0.as_ptr())
+        let mut totals = [0.0; T];
+        for t in 0..T {
+            totals[t] = V::total(sums[t].0.as_ptr());
+        }
+        totals
     }
 }
 

@@ -60,8 +60,17 @@ pub(super) unsafe fn tiles<V: Vector, B: Tiled>(w: Tiles, h: &Activations, colum
     // SAFETY: the verb has checked the shapes, and the columns are whole chunks.
     unsafe {
         let mut out = out.slice(before.len()..before.len() + whole.len());
-        if h.t() == 1 {
-            one_vector::<V, B>(w, h, whole, &mut out);
+        // Twice eight sums are what 32 registers hold; sets with fewer have ROWS 1.
+        if h.t() <= 4 * V::ROWS {
+            let mut t = 0;
+            while V::ROWS == 2 && t + 2 <= h.t() {
+                few_vectors::<V, B, 2>(w, h, t, whole.clone(), &mut out);
+                t += 2;
+            }
+            while t < h.t() {
+                few_vectors::<V, B, 1>(w, h, t, whole.clone(), &mut out);
+                t += 1;
+            }
         } else {
             many_vectors::<V, B>(w, h, whole, &mut out);
         }
@@ -75,34 +84,40 @@ pub(super) unsafe fn tiles<V: Vector, B: Tiled>(w: Tiles, h: &Activations, colum
     }
 }
 
-/// The neurons of a block that fire: their rows of codes and, four to a number, their weights.
-struct Firing {
+/// The neurons of a block that fire for any of `T` vectors: their rows of codes and, four to a number, their weights.
+struct Firing<const T: usize> {
     rows: [*const u8; RUN],
-    weights: [i32; RUN / 4],
+    weights: [[i32; RUN / 4]; T],
     /// Rounded up to a multiple of four, by rows of weight zero.
     n: usize,
 }
 
-/// Those of block `b`; silent ones are not among them unless they are to be read.
+/// Those of block `b` and vectors `t..t + T`; silent ones are not among them unless they are to be read.
 #[inline(always)]
-fn firing(w: &Tiles, h: &Activations, b: usize) -> Firing {
+fn firing<const T: usize>(w: &Tiles, h: &Activations, t: usize, b: usize) -> Firing<T> {
     let codes = w.bytes().as_ptr().wrapping_add(b * RUN * w.plan().row_bytes);
-    let group = &h.groups(0)[b / LANES];
-    let mut list = Firing { rows: [codes; RUN], weights: [0; RUN / 4], n: 0 };
-    let mut bytes = [0i8; RUN];
+    let groups: [_; T] = std::array::from_fn(|i| &h.groups(t + i)[b / LANES]);
+    let mut list = Firing { rows: [codes; RUN], weights: [[0; RUN / 4]; T], n: 0 };
+    let mut bytes = [[0i8; RUN]; T];
     for k in 0..RUN / 4 {
         for i in 0..4 {
-            let weight = group.codes[k][b % LANES * 4 + i];
             // Written always, kept if it fires: the next one overwrites it otherwise.
             list.rows[list.n] = codes.wrapping_add((4 * k + i) * w.plan().row_bytes);
-            bytes[list.n] = weight;
-            list.n += usize::from(w.reads(weight));
+            let mut reads = false;
+            for (bytes, group) in bytes.iter_mut().zip(groups) {
+                let weight = group.codes[k][b % LANES * 4 + i];
+                bytes[list.n] = weight;
+                reads |= w.reads(weight);
+            }
+            list.n += usize::from(reads);
         }
     }
     // What follows the last firing neuron is a silent one's zero, or was never written.
     list.n = list.n.next_multiple_of(4);
-    for (weight, four) in list.weights.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *weight = i32::from_le_bytes(four.map(|b| b as u8));
+    for (weights, bytes) in list.weights.iter_mut().zip(bytes) {
+        for (weight, four) in weights.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *weight = i32::from_le_bytes(four.map(|b| b as u8));
+        }
     }
     list
 }
@@ -132,18 +147,24 @@ fn output<B: Tiled>(i: usize, byte: usize) -> usize {
     if i < 4 { low } else { low + CHUNK }
 }
 
-/// One vector of activations: block after block, all columns of each, so that rows are read in long runs.
+/// Vectors `t..t + T` of activations: block after block, all columns of each, so that rows are read in long runs.
+#[expect(clippy::needless_range_loop, reason = "sums are named by vector and place wherever they are used")]
 #[inline(always)]
-unsafe fn one_vector<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Range<usize>, out: &mut Columns) {
+unsafe fn few_vectors<V: Vector, B: Tiled, const T: usize>(
+    w: Tiles,
+    h: &Activations,
+    t: usize,
+    columns: Range<usize>,
+    out: &mut Columns,
+) {
     let blocks = w.neurons() / RUN;
     let per_byte = B::OUTPUTS / CHUNK;
     let bytes = columns.start / per_byte..columns.end / per_byte;
     let all = w.bytes().as_ptr();
     // SAFETY: the caller's: columns are whole chunks that exist, and the output has a number for each.
     unsafe {
-        let out = out.at(0);
         for b in 0..blocks.min(AHEAD) {
-            let next = firing(&w, h, b);
+            let next = firing::<T>(&w, h, t, b);
             for row in &next.rows[..next.n] {
                 for at in bytes.clone().step_by(CHUNK) {
                     V::prefetch(row.wrapping_add(at));
@@ -151,21 +172,18 @@ unsafe fn one_vector<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Ra
             }
         }
         for b in 0..blocks {
-            let list = firing(&w, h, b);
+            let list = firing::<T>(&w, h, t, b);
             // Spread over the columns of this block, the lines of a later one are asked for.
             let next = if b + AHEAD < blocks {
-                firing(&w, h, b + AHEAD)
+                firing::<T>(&w, h, t, b + AHEAD)
             } else {
-                Firing { rows: [all; RUN], weights: [0; RUN / 4], n: 0 }
+                Firing { rows: [all; RUN], weights: [[0; RUN / 4]; T], n: 0 }
             };
             let mut next = Lines { list: next, row: 0, at: bytes.start, bytes: bytes.clone() };
             // As many lines per chunk of this block as it has rows, and all are asked for by its end.
             let each = next.list.n;
             if list.n > 0 {
-                let sum_of_h = h.groups(0)[b / LANES].whole[b % LANES];
-                let scale = V::splat_f(h.scale(0, b));
-                let less = V::splat(-offset::<V, B>() * sum_of_h);
-                let sum_of_h = V::to_f(V::splat(sum_of_h));
+                let sum_of_h: [i32; T] = std::array::from_fn(|i| h.groups(t + i)[b / LANES].whole[b % LANES]);
                 for at in bytes.clone().step_by(CHUNK) {
                     next.ask::<V>(each);
                     let first = at * per_byte;
@@ -176,22 +194,31 @@ unsafe fn one_vector<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Ra
                         }
                     }
                     for byte in (0..CHUNK).step_by(4 * V::LANES) {
-                        let mut sums = [less; 8];
-                        for (q, weights) in list.weights[..list.n / 4].iter().enumerate() {
+                        let mut sums = [[V::splat(0); 8]; T];
+                        for (sums, whole) in sums.iter_mut().zip(sum_of_h) {
+                            *sums = [V::splat(-offset::<V, B>() * whole); 8];
+                        }
+                        for q in 0..list.n / 4 {
                             let load = |r: usize| list.rows[4 * q + r].wrapping_add(at + byte);
                             let rows = [V::load(load(0)), V::load(load(1)), V::load(load(2)), V::load(load(3))];
-                            add_four::<V, B>(&mut sums, V::interleave(rows), V::splat(*weights));
-                        }
-                        for (i, sums) in sums.into_iter().enumerate().take(B::SUMS) {
-                            let c = first + output::<B>(i, byte);
-                            let d = V::halves(all.add(w.plan().half(0, b, c)));
-                            let out = out.add(c - columns.start);
-                            let mut sum = V::fma(V::mul_f(d, scale), V::to_f(sums), V::load_f(out));
-                            if B::MINIMUM {
-                                let m = V::halves(all.add(w.plan().half(1, b, c)));
-                                sum = V::fma(V::mul_f(m, scale), sum_of_h, sum);
+                            let codes = V::interleave(rows);
+                            for (sums, weights) in sums.iter_mut().zip(&list.weights) {
+                                add_four::<V, B>(sums, codes, V::splat(weights[q]));
                             }
-                            V::store_f(out, sum);
+                        }
+                        for s in 0..B::SUMS {
+                            let c = first + output::<B>(s, byte);
+                            let d = V::halves(all.add(w.plan().half(0, b, c)));
+                            for i in 0..T {
+                                let scale = V::splat_f(h.scale(t + i, b));
+                                let out = out.at(t + i).add(c - columns.start);
+                                let mut sum = V::fma(V::mul_f(d, scale), V::to_f(sums[i][s]), V::load_f(out));
+                                if B::MINIMUM {
+                                    let m = V::halves(all.add(w.plan().half(1, b, c)));
+                                    sum = V::fma(V::mul_f(m, scale), V::to_f(V::splat(sum_of_h[i])), sum);
+                                }
+                                V::store_f(out, sum);
+                            }
                         }
                     }
                 }
@@ -203,14 +230,14 @@ unsafe fn one_vector<V: Vector, B: Tiled>(w: Tiles, h: &Activations, columns: Ra
 }
 
 /// The cache lines of some rows, row after row.
-struct Lines {
-    list: Firing,
+struct Lines<const T: usize> {
+    list: Firing<T>,
     row: usize,
     at: usize,
     bytes: Range<usize>,
 }
 
-impl Lines {
+impl<const T: usize> Lines<T> {
     /// Asks for the next `count` of them, or those that are left.
     #[inline(always)]
     unsafe fn ask<V: Vector>(&mut self, count: usize) {
