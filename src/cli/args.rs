@@ -321,6 +321,9 @@ pub struct BenchArgs {
     /// Tokens already in the context when a row begins
     #[arg(short = 'd', long, value_name = "N[,N]", env = "THERMOCLINE_N_DEPTH", value_parser = counts, default_value = "0")]
     pub n_depth: super::values::Counts,
+    /// [-np] Sequences that decode together, a token each in one step: one row tgN xM for each number above 1
+    #[arg(long, value_name = "N[,N]", env = "THERMOCLINE_BENCH_PARALLEL", value_parser = counts, default_value = "1")]
+    pub parallel: super::values::Counts,
     /// How often each row is measured; the median is printed with the slowest and the fastest
     #[arg(short = 'r', long, value_name = "N", env = "THERMOCLINE_REPETITIONS", value_parser = positive, default_value = "5")]
     pub repetitions: usize,

@@ -282,12 +282,13 @@ fn write_together(turns: &mut [(&mut Session, &mut Answer)], together: &[usize])
     let host = turns[together[0]].0.shared().host.clone();
     let before = host.touched();
     let mut answers = Vec::with_capacity(together.len());
-    let mut fed = Vec::with_capacity(together.len());
+    let mut sessions = Vec::with_capacity(together.len());
     for (_, (session, answer)) in turns.iter_mut().enumerate().filter(|(at, _)| together.contains(at)) {
-        fed.push((&mut **session, answer.pending.expect("that is why it is among them")));
+        sessions.push((&mut **session, [answer.pending.expect("that is why it is among them")]));
         answers.push(answer);
     }
-    let Ok(logits) = Session::feed_together(&mut fed) else { return };
+    let mut fed: Vec<(&mut Session, &[u32])> = sessions.iter_mut().map(|(s, token)| (&mut **s, &token[..])).collect();
+    let Ok(logits) = Session::feed_together(&mut fed, None) else { return };
     let vocab = logits.len() / fed.len();
     let (seconds, bytes) = (started.elapsed().as_secs_f64(), (host.touched() - before) / fed.len() as u64);
     for (answer, row) in answers.into_iter().zip(logits.chunks_exact(vocab)) {

@@ -83,20 +83,22 @@ impl Session {
         Ok(true)
     }
 
-    /// Appends one token to each of several sessions of one engine, which have room for it, in one step of the model. Hands
-    /// back the logits, `[sessions, vocab]`. After an error sessions are as they were.
-    pub(super) fn feed_together(fed: &mut [(&mut Session, u32)]) -> Result<Vec<f32>> {
+    /// Appends tokens to each of several sessions of one engine, at least one and no more than a step holds, in one step of
+    /// the model that reads what several need once. Hands back the logits of all of them, `[tokens, vocab]`, session after
+    /// session. After an error, `Error::Interrupted` among them, sessions are as they were.
+    pub fn feed_together(fed: &mut [(&mut Session, &[u32])], interrupt: Option<&AtomicBool>) -> Result<Vec<f32>> {
         let Some((first, _)) = fed.first() else { return Ok(Vec::new()) };
         let shared = first.engine.shared.clone();
         shared.host.pool.set_width(shared.threads.0);
         let mut steps = Vec::with_capacity(fed.len());
-        for (session, token) in fed.iter_mut() {
+        for (session, tokens) in fed.iter_mut() {
             assert!(Arc::ptr_eq(&session.engine.shared, &shared), "sessions of one engine");
-            session.check(session.tokens.len(), std::slice::from_ref(token))?;
-            steps.push(Step { tokens: std::slice::from_ref(token), kv: &mut session.kv, want: 0..1 });
+            assert!((1..=shared.kv.chunk).contains(&tokens.len()), "{} tokens in one step", tokens.len());
+            session.check(session.tokens.len(), tokens)?;
+            steps.push(Step { tokens, kv: &mut session.kv, want: 0..tokens.len() });
         }
-        let logits = shared.model.forward(&mut steps, None)?;
-        fed.iter_mut().for_each(|(session, token)| session.tokens.push(*token));
+        let logits = shared.model.forward(&mut steps, interrupt)?;
+        fed.iter_mut().for_each(|(session, tokens)| session.tokens.extend_from_slice(tokens));
         Ok(logits)
     }
 

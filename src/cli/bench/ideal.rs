@@ -2,7 +2,7 @@
 
 use crate::engine::StoreStats;
 
-/// One token: seconds, those of them spent waiting for the disk, and the bytes of experts it missed, by layer.
+/// One step, of a token for each sequence: seconds, those of them spent waiting for the disk, and the bytes of experts it missed, by layer.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub seconds: f64,

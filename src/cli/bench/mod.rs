@@ -1,7 +1,8 @@
 //! `bench`: how fast prompts are read and answers written, beside what this machine's memory could do.
 //!
 //! Rows are named as in llama-bench: `pp512` reads 512 tokens in steps, `tg128` decodes 128 one by one, `@ d1024` means 1,024
-//! tokens were in the context already. Tokens are drawn from the whole vocabulary by a fixed seed, so experts are chosen
+//! tokens were in the context already, `x8` that eight sequences decoded together, a token each in one step: tokens/s are those
+//! of all eight, and bytes read once for several of them count once. Tokens are drawn from the whole vocabulary by a fixed seed, so experts are chosen
 //! about as widely as they can be.
 
 mod ideal;
@@ -23,11 +24,16 @@ use ideal::Token;
 use row::{Kind, Row, Sample, Test};
 use std::time::Instant;
 
+/// Sequences decoded together, at most.
+const MOST_STREAMS: usize = 64;
+
 pub fn run(args: &BenchArgs) -> Done {
     let tests = tests(args)?;
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
     options.context = tests.iter().map(|t| t.depth + t.tokens).max();
+    let streams = tests.iter().map(|t| t.streams).max().unwrap_or(1);
+    (options.sessions, options.logits) = (streams, streams);
     let Opened { engine, name, mut recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
     if args.load.profile.is_none() {
         recording.stop(); // random tokens are no text
@@ -35,19 +41,21 @@ pub fn run(args: &BenchArgs) -> Done {
     let (decode_threads, prompt_threads) = engine.threads();
     let isa = engine.isa();
     let mut ids = Ids::new(engine.config().vocab);
-    let mut session = engine.session();
+    let mut sessions: Vec<Session> = (0..streams).map(|_| engine.session()).collect();
     let mut rows = Vec::new();
     for test in tests {
         let threads = match test.kind {
             Kind::Prompt => prompt_threads,
             Kind::Generate => decode_threads,
         };
-        let Measured { samples, disk, steps } = measure(&engine, &mut session, &test, args.repetitions, &mut ids)?;
+        let Measured { samples, disk, steps } =
+            measure(&engine, &mut sessions[..test.streams], &test, args.repetitions, &mut ids)?;
         if args.parts && test.kind == Kind::Generate {
-            fill(&mut session, test.depth, &mut ids)?;
-            let tokens = ids.take(test.tokens);
+            let sessions = &mut sessions[..test.streams];
+            fill(sessions, test.depth, &mut ids)?;
+            let tokens = ids.take(test.all_tokens());
             let watch = parts::Watch::start(&engine);
-            decode(&engine, &mut session, &tokens, &mut vec![])?;
+            decode(&engine, sessions, &tokens, &mut vec![])?;
             terminal::say(&format!("{}\n{}", test.name(), watch.finish(&engine, test.tokens)));
         }
         rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes(), disk, steps });
@@ -57,7 +65,7 @@ pub fn run(args: &BenchArgs) -> Done {
     let on_disk = engine.experts_on_disk();
     open::finish(&engine)?;
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
-    drop((session, engine, recording));
+    drop((sessions, engine, recording));
     let mut passing = Passing::show("measuring memory");
     let ceiling = hardware::read_bandwidth(open::cores(), budget.map(|budget| budget.bytes))?;
     passing.clear();
@@ -77,7 +85,9 @@ fn say_expected(expected: &Expected<'_>, rows: &[Row]) -> Result<()> {
         // Half of the answer stands in the context on average.
         Kind::Generate => (0, row.test.depth + row.test.tokens / 2),
     };
-    let rates = expected.rates(&rows.iter().map(what).collect::<Vec<_>>())?;
+    // What several sequences share is not foreseen.
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.test.streams == 1).collect();
+    let rates = expected.rates(&rows.iter().map(|row| what(row)).collect::<Vec<_>>())?;
     for (row, rate) in rows.iter().zip(rates) {
         if let Some(rate) = rate {
             let measured = row.tokens_per_second();
@@ -92,10 +102,16 @@ fn say_expected(expected: &Expected<'_>, rows: &[Row]) -> Result<()> {
 }
 
 fn tests(args: &BenchArgs) -> Result<Vec<Test>> {
+    if let Some(wrong) = args.parallel.0.iter().find(|n| !(1..=MOST_STREAMS).contains(*n)) {
+        return Err(Error::Usage(format!("-np {wrong}: 1 to {MOST_STREAMS} sequences decode together")));
+    }
     let mut tests = Vec::new();
     for &depth in &args.n_depth.0 {
         for (kind, Counts(lengths)) in [(Kind::Prompt, &args.n_prompt), (Kind::Generate, &args.n_gen)] {
-            tests.extend(lengths.iter().filter(|n| **n > 0).map(|&tokens| Test { kind, tokens, depth }));
+            let streams: &[usize] = if kind == Kind::Generate { &args.parallel.0 } else { &[1] };
+            for &tokens in lengths.iter().filter(|n| **n > 0) {
+                tests.extend(streams.iter().map(|&streams| Test { kind, tokens, depth, streams }));
+            }
         }
     }
     match tests.is_empty() {
@@ -116,21 +132,27 @@ struct Measured {
 }
 
 /// Repetitions of a test. One more is done first and not counted: it brings mapped weights into memory.
-fn measure(engine: &Engine, session: &mut Session, test: &Test, repetitions: usize, ids: &mut Ids) -> Result<Measured> {
+fn measure(
+    engine: &Engine,
+    sessions: &mut [Session],
+    test: &Test,
+    repetitions: usize,
+    ids: &mut Ids,
+) -> Result<Measured> {
     let mut measured = Measured::default();
     for repetition in 0..=repetitions {
         let mut passing = Passing::show(&format!("{}: {repetition} of {repetitions}", test.name()));
-        fill(session, test.depth, ids)?;
-        let tokens = ids.take(test.tokens);
+        fill(sessions, test.depth, ids)?;
+        let tokens = ids.take(test.all_tokens());
         let stored = engine.store_stats();
         let (bytes, start) = (engine.bytes_touched(), Instant::now());
         match test.kind {
-            Kind::Prompt => session.feed(&tokens, tokens.len() - 1..tokens.len(), &mut |_, _| ())?,
+            Kind::Prompt => sessions[0].feed(&tokens, tokens.len() - 1..tokens.len(), &mut |_, _| ())?,
             Kind::Generate => {
                 if repetition == 1 {
                     measured.steps.clear();
                 }
-                decode(engine, session, &tokens, &mut measured.steps)?
+                decode(engine, sessions, &tokens, &mut measured.steps)?
             }
         }
         let seconds = start.elapsed().as_secs_f64();
@@ -143,11 +165,13 @@ fn measure(engine: &Engine, session: &mut Session, test: &Test, repetitions: usi
     Ok(measured)
 }
 
-fn decode(engine: &Engine, session: &mut Session, tokens: &[u32], steps: &mut Vec<Token>) -> Result<()> {
+/// Of `tokens` each session in turn takes one, all of them in one step.
+fn decode(engine: &Engine, sessions: &mut [Session], tokens: &[u32], steps: &mut Vec<Token>) -> Result<()> {
     let mut before = engine.store_stats();
-    for token in tokens {
+    for tokens in tokens.chunks_exact(sessions.len()) {
         let start = Instant::now();
-        session.feed(std::slice::from_ref(token), 0..1, &mut |_, _| ())?;
+        let mut fed: Vec<(&mut Session, &[u32])> = sessions.iter_mut().zip(tokens.chunks_exact(1)).collect();
+        Session::feed_together(&mut fed, None)?;
         let seconds = start.elapsed().as_secs_f64();
         let now = engine.store_stats();
         steps.extend(now.as_ref().zip(before).map(|(now, before)| Token::new(seconds, &now.since(&before))));
@@ -156,14 +180,16 @@ fn decode(engine: &Engine, session: &mut Session, tokens: &[u32], steps: &mut Ve
     Ok(())
 }
 
-/// Leaves exactly `depth` tokens in the context; what is there already is not computed again if it can be kept.
-fn fill(session: &mut Session, depth: usize, ids: &mut Ids) -> Result<()> {
-    if session.tokens().len() > depth && !session.truncate(depth) {
-        session.truncate(0);
-    }
-    let missing = depth - session.tokens().len();
-    if missing > 0 {
-        session.feed(&ids.take(missing), 0..0, &mut |_, _| ())?;
+/// Leaves exactly `depth` tokens in each context; what is there already is not computed again if it can be kept.
+fn fill(sessions: &mut [Session], depth: usize, ids: &mut Ids) -> Result<()> {
+    for session in sessions {
+        if session.tokens().len() > depth && !session.truncate(depth) {
+            session.truncate(0);
+        }
+        let missing = depth - session.tokens().len();
+        if missing > 0 {
+            session.feed(&ids.take(missing), 0..0, &mut |_, _| ())?;
+        }
     }
     Ok(())
 }

@@ -177,7 +177,7 @@ mod tests {
         speed: Option<&DiskSpeed>,
         budget: Option<Budget>,
     ) -> String {
-        let test = Test { kind: Kind::Generate, tokens: 128, depth: 64 };
+        let test = Test { kind: Kind::Generate, tokens: 128, depth: 64, streams: 1 };
         let samples = vec![(30.0, 15e9), (31.0, 15.5e9), (29.0, 14.5e9)];
         let steps = disk.iter().map(|disk| Token::new(0.03, disk)).collect();
         let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123), disk, steps }];

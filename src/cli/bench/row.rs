@@ -17,19 +17,25 @@ pub struct Test {
     pub tokens: usize,
     /// Tokens in the context before the clock starts.
     pub depth: usize,
+    /// Sequences that are decoded together, a token each in one step of the model.
+    pub streams: usize,
 }
 
 impl Test {
-    /// `pp512`, `tg128`, `tg128 @ d1024`.
+    /// `pp512`, `tg128`, `tg128 @ d1024`, `tg128 x8`.
     pub fn name(&self) -> String {
         let kind = match self.kind {
             Kind::Prompt => "pp",
             Kind::Generate => "tg",
         };
-        match self.depth {
-            0 => format!("{kind}{}", self.tokens),
-            depth => format!("{kind}{} @ d{depth}", self.tokens),
-        }
+        let streams = if self.streams > 1 { format!(" x{}", self.streams) } else { String::new() };
+        let depth = if self.depth > 0 { format!(" @ d{}", self.depth) } else { String::new() };
+        format!("{kind}{}{streams}{depth}", self.tokens)
+    }
+
+    /// Tokens of all streams.
+    pub fn all_tokens(&self) -> usize {
+        self.tokens * self.streams
     }
 }
 
@@ -86,7 +92,7 @@ impl Row {
         Some(Disk {
             slots: first.slots,
             hit_rate: if hits + misses > 0.0 { hits / (hits + misses) } else { 1.0 },
-            bytes_per_token: bytes / (self.disk.len() * self.test.tokens).max(1) as f64,
+            bytes_per_token: bytes / (self.disk.len() * self.test.all_tokens()).max(1) as f64,
             bytes_per_second: if busy > 0.0 { bytes / busy } else { 0.0 },
             waited_per_second: sum(|d| d.waited) / self.seconds().max(f64::MIN_POSITIVE),
             hidden: if busy > 0.0 { (sum(|d| d.hidden) / busy).clamp(0.0, 1.0) } else { 1.0 },
@@ -95,7 +101,7 @@ impl Row {
 
     /// Seconds of all repetitions.
     fn seconds(&self) -> f64 {
-        self.samples.iter().map(|(rate, _)| self.test.tokens as f64 / rate).sum()
+        self.samples.iter().map(|(rate, _)| self.test.all_tokens() as f64 / rate).sum()
     }
 
     pub fn bytes_per_second(&self) -> f64 {
@@ -123,7 +129,8 @@ mod tests {
         assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
         assert_eq!(median([].into_iter()), 0.0);
-        assert_eq!(Test { kind: Kind::Prompt, tokens: 512, depth: 0 }.name(), "pp512");
-        assert_eq!(Test { kind: Kind::Generate, tokens: 32, depth: 64 }.name(), "tg32 @ d64");
+        assert_eq!(Test { kind: Kind::Prompt, tokens: 512, depth: 0, streams: 1 }.name(), "pp512");
+        assert_eq!(Test { kind: Kind::Generate, tokens: 32, depth: 64, streams: 1 }.name(), "tg32 @ d64");
+        assert_eq!(Test { kind: Kind::Generate, tokens: 32, depth: 64, streams: 8 }.name(), "tg32 x8 @ d64");
     }
 }
