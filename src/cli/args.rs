@@ -254,6 +254,9 @@ pub struct RunArgs {
     /// Turn \n, \t, \\, \" and \' in --prompt and --system-prompt into what they stand for
     #[arg(short, long, env = "THERMOCLINE_ESCAPE", value_parser = FalseyValueParser::new())]
     pub escape: bool,
+    /// Show answers as they are written, without laying out their Markdown (which only a terminal sees)
+    #[arg(long, env = "THERMOCLINE_NO_MARKDOWN", value_parser = FalseyValueParser::new())]
+    pub no_markdown: bool,
     /// Do not print speeds at the end
     #[arg(long, env = "THERMOCLINE_NO_PERF", value_parser = FalseyValueParser::new())]
     pub no_perf: bool,

@@ -2,8 +2,9 @@
 
 use super::conversation::Conversation;
 use super::interrupt::Interrupts;
+use super::markdown::Paper;
 use super::terminal::{bold, dim, grouped, say, say_error, say_note};
-use super::{Done, Stop, memory, places, terminal};
+use super::{Done, Stop, map, markdown, memory, places, terminal};
 use crate::engine::Finish;
 use crate::engine::text::Message;
 use crate::error::{Error, Result};
@@ -27,11 +28,13 @@ const HELP: &str = "\
 /save FILE      write the conversation as JSON
 /load FILE      go on with a saved conversation
 /stats          speeds of the last answer, context and memory
+/map            which experts are hot, and which of them are in memory
 /quit           end (so does Ctrl-D)
 Ctrl-C stops an answer; twice, it ends the program. Several lines: paste them, press Alt-Enter,
 or end a line with a backslash. A message that begins with / needs a space before it.";
 
-pub fn chat(mut conversation: Conversation, name: &str, interrupts: &Interrupts) -> Done {
+/// `raw`: answers are not laid out.
+pub fn chat(mut conversation: Conversation, name: &str, raw: bool, interrupts: &Interrupts) -> Done {
     let (_, capacity) = conversation.room();
     let (threads, _) = conversation.engine.threads();
     let config = conversation.engine.config();
@@ -50,10 +53,12 @@ pub fn chat(mut conversation: Conversation, name: &str, interrupts: &Interrupts)
             _ if line.trim().is_empty() => {}
             Command::Say => {
                 conversation.messages.push(Message::user(line));
-                answer(&mut conversation, interrupts)?;
+                answer(&mut conversation, Paper::new(raw), interrupts)?;
             }
             Command::Quit => break,
-            Command::Regenerate if conversation.take_back_answer() => answer(&mut conversation, interrupts)?,
+            Command::Regenerate if conversation.take_back_answer() => {
+                answer(&mut conversation, Paper::new(raw), interrupts)?
+            }
             command => {
                 if let Err(e) = obey(command, &mut conversation) {
                     say_error(&e);
@@ -67,18 +72,12 @@ pub fn chat(mut conversation: Conversation, name: &str, interrupts: &Interrupts)
 
 /// Answers the last message on standard output. Failures of the engine are told and leave the chat as it was before the
 /// message; only a terminal that has gone ends it.
-fn answer(conversation: &mut Conversation, interrupts: &Interrupts) -> Done {
+fn answer(conversation: &mut Conversation, mut paper: Paper, interrupts: &Interrupts) -> Done {
     let before = conversation.messages.len();
-    let mut ended = true;
-    let outcome = conversation.answer(interrupts, &mut |piece| {
-        ended = piece.ends_with('\n');
-        terminal::answer(piece)
-    });
+    let outcome = conversation.answer(interrupts, &mut |piece| paper.write(piece));
     match outcome {
         Ok(finish) => {
-            if !ended {
-                terminal::answer("\n")?;
-            }
+            paper.end()?;
             conversation.say_how_it_ended();
             let empty = conversation.messages.last().is_some_and(|m| m.content.is_empty());
             if finish == Finish::Interrupted && empty {
@@ -88,9 +87,7 @@ fn answer(conversation: &mut Conversation, interrupts: &Interrupts) -> Done {
             Ok(())
         }
         Err(Stop::Failed(e)) => {
-            if !ended {
-                terminal::answer("\n")?;
-            }
+            paper.end()?;
             conversation.messages.truncate(before - 1);
             say_error(&e);
             let (_, capacity) = conversation.room();
@@ -117,6 +114,7 @@ enum Command {
     Save(PathBuf),
     Load(PathBuf),
     Stats,
+    Map,
     Quit,
     /// Why it is none.
     Wrong(String),
@@ -143,6 +141,7 @@ impl Command {
             ("/save", _) => file(Command::Save),
             ("/load", _) => file(Command::Load),
             ("/stats", _) => Command::Stats,
+            ("/map", _) => Command::Map,
             ("/quit" | "/exit" | "/bye", _) => Command::Quit,
             _ => Command::Wrong(format!(
                 "there is no command {name}; /help lists them, and a space before / sends it as text"
@@ -186,6 +185,7 @@ fn obey(command: Command, conversation: &mut Conversation) -> Result<()> {
             say(&dim(&format!("{} messages from {}", conversation.messages.len(), file.display())));
         }
         Command::Stats => stats(conversation),
+        Command::Map => say(map::drawn(&conversation.engine, terminal::size(), markdown::colours()).trim_end()),
     }
     Ok(())
 }

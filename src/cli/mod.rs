@@ -16,6 +16,8 @@ mod hints;
 mod inspect;
 mod interrupt;
 mod logits;
+mod map;
+mod markdown;
 mod memory;
 mod open;
 mod pack;

@@ -3,6 +3,7 @@
 use super::args::{RunArgs, SamplingArgs, TemplateArgs};
 use super::conversation::{Conversation, Settings};
 use super::interrupt::Interrupts;
+use super::markdown::Paper;
 use super::open::{self, Opened};
 use super::values::{Predict, unescape};
 use super::{Done, Stop, chat, memory, terminal};
@@ -26,6 +27,7 @@ pub fn run(args: RunArgs) -> Done {
     options.template = template(&args.text.template);
     let Opened { engine, name, recording: _recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let system = args.text.system_prompt.as_deref();
+    let raw_text = args.no_markdown || args.text.raw;
     let settings = Settings {
         raw: args.text.raw,
         system: system.map(|text| if args.escape { unescape(text) } else { text.to_string() }),
@@ -40,23 +42,25 @@ pub fn run(args: RunArgs) -> Done {
     };
     let conversation = Conversation::new(engine.clone(), settings);
     let done = match prompt {
-        Some(prompt) => once(conversation, prompt, args.load.verbose, &interrupts),
-        None => chat::chat(conversation, &name, &interrupts),
+        Some(prompt) => once(conversation, prompt, Paper::new(raw_text), args.load.verbose, &interrupts),
+        None => chat::chat(conversation, &name, raw_text, &interrupts),
     };
     let finished = open::finish(&engine);
     done.and(finished.map_err(Stop::Failed))
 }
 
 /// One answer on standard output, ended by a newline.
-fn once(mut conversation: Conversation, prompt: String, verbose: bool, interrupts: &Interrupts) -> Done {
+fn once(
+    mut conversation: Conversation,
+    prompt: String,
+    mut paper: Paper,
+    verbose: bool,
+    interrupts: &Interrupts,
+) -> Done {
     conversation.messages.push(Message::user(prompt));
-    let mut ended = true;
-    let outcome = conversation.answer(interrupts, &mut |piece| {
-        ended = piece.ends_with('\n');
-        terminal::answer(piece)
-    });
-    if !ended && !matches!(outcome, Err(Stop::PipeClosed)) {
-        terminal::answer("\n")?;
+    let outcome = conversation.answer(interrupts, &mut |piece| paper.write(piece));
+    if !matches!(outcome, Err(Stop::PipeClosed)) {
+        paper.end()?;
     }
     let finish = outcome?;
     conversation.say_how_it_ended();

@@ -13,6 +13,12 @@ pub fn answer(text: &str) -> Done {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_failed)
 }
 
+/// Columns and rows of the terminal behind standard output; `None` where there is none.
+pub fn size() -> Option<(usize, usize)> {
+    let (columns, rows) = rustyline::DefaultEditor::new().ok()?.dimensions()?;
+    Some((columns.into(), rows.into()))
+}
+
 /// What a failed write to standard output means.
 pub fn output_failed(e: std::io::Error) -> Stop {
     match e.kind() {

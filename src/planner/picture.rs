@@ -100,6 +100,12 @@ fn legend(out: &mut String, y: f64, gpu: bool, disk: bool) {
 
 /// From cold (deep blue) to hot (red), by the square root of what it is relative to the hottest: rare ones differ too.
 fn colour(heat: f64) -> String {
+    let [r, g, b] = rgb(heat);
+    format!("#{r:02x}{g:02x}{b:02x}")
+}
+
+/// The same in parts of 255.
+pub fn rgb(heat: f64) -> [u8; 3] {
     const STOPS: [(f64, [f64; 3]); 5] = [
         (0.0, [20.0, 32.0, 84.0]),
         (0.3, [24.0, 92.0, 148.0]),
@@ -111,8 +117,7 @@ fn colour(heat: f64) -> String {
     let upper = STOPS.iter().position(|stop| at <= stop.0).unwrap_or(STOPS.len() - 1).max(1);
     let ((from, a), (to, b)) = (STOPS[upper - 1], STOPS[upper]);
     let mix = (at - from) / (to - from);
-    let [r, g, b] = [0, 1, 2].map(|i| (a[i] + (b[i] - a[i]) * mix).round() as u8);
-    format!("#{r:02x}{g:02x}{b:02x}")
+    [0, 1, 2].map(|i| (a[i] + (b[i] - a[i]) * mix).round() as u8)
 }
 
 fn escaped(text: &str) -> String {
