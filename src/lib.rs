@@ -1,13 +1,14 @@
 //! thermocline: sparse mixture-of-experts language models on the machine people already own.
 //!
 //! The floors of the house, from the ground: [`error`] and the `kernels` crate; [`config`] and [`pool`];
-//! [`checkpoint`]; [`experts`]; [`model`] and [`planner`]; [`engine`]; [`serve`]; [`cli`]. A room imports from lower floors only
+//! [`checkpoint`]; [`device`]; [`experts`]; [`model`] and [`planner`]; [`engine`]; [`serve`]; [`cli`]. A room imports from lower floors only
 //! (`tests/floors.rs` keeps it so). See `docs/ARCHITECTURE.md`.
 
 mod bridge;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod experts;

@@ -9,6 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["config", "pool"],
     &["host"],
     &["checkpoint", "bridge"],
+    &["device"],
     &["experts"],
     &["model", "planner"],
     &["engine"],
@@ -20,7 +21,16 @@ const FLOORS: &[&[&str]] = &[
 const RESERVED: &[(&[&str], &[&str])] = &[
     (
         &["candle_core", "candle_nn"],
-        &["src/bridge.rs", "src/model/", "src/error.rs", "src/engine/sampler", "examples/", "tests/"],
+        &[
+            "src/bridge.rs",
+            "src/device/",
+            "src/experts/device.rs",
+            "src/model/",
+            "src/error.rs",
+            "src/engine/sampler",
+            "examples/",
+            "tests/",
+        ],
     ),
     (&["candle_transformers"], &["src/engine/sampler"]),
     (&["ureq", "hf_hub"], &["src/checkpoint/hub"]),

@@ -427,8 +427,10 @@ fn slots_policies_loaders_and_unruly_disks() {
                     _ => Fate::Well,
                 }
             };
-            let options =
-                Options { placement: Placement { slots: Some(slots.clone()) }, ..options(way, cache, Quant::None) };
+            let options = Options {
+                placement: Placement { slots: Some(slots.clone()), device: None },
+                ..options(way, cache, Quant::None)
+            };
             let tier = Unruly::wrap(&Arc::new(Log::default()), fates);
             let checkpoint = Checkpoint::open(path).unwrap();
             let engine = Engine::with_tier(checkpoint, &options, &tier, &mut |_, _| {}).unwrap();

@@ -38,7 +38,7 @@ fn models(tiny: &Tiny) -> (TempDir, PathBuf, PathBuf) {
 }
 
 fn options(slots: Option<Slots>) -> Options {
-    Options { threads: Some(2), context: Some(512), placement: Placement { slots }, ..Options::default() }
+    Options { threads: Some(2), context: Some(512), placement: Placement { slots, device: None }, ..Options::default() }
 }
 
 fn open(path: &Path, slots: Slots) -> Engine {

@@ -9,6 +9,59 @@ use std::str::FromStr;
 pub struct Placement {
     /// Some experts in memory, the others on the disk.
     pub slots: Option<Slots>,
+    /// What lies on an accelerator and is computed there: neither in memory nor in slots.
+    pub device: Option<OnDevice>,
+}
+
+/// An accelerator and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnDevice {
+    pub name: DeviceName,
+    /// Most bytes of its memory that may be used; `None`: what is free.
+    pub memory: Option<u64>,
+    /// By layer: whether its attention, norms, router and cache lie there. Layers beyond the list do not.
+    pub dense: Vec<bool>,
+    /// The last norm and the head.
+    pub head: bool,
+    /// Layer and index of each expert that lies there, each once.
+    pub experts: Vec<(u16, u16)>,
+}
+
+/// The accelerators there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The processor in the place of an accelerator, to try placements without one: right, and slow.
+    StandIn,
+    Cuda(usize),
+    Metal,
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceName::StandIn => f.write_str("stand-in"),
+            DeviceName::Cuda(number) => write!(f, "cuda:{number}"),
+            DeviceName::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<DeviceName, Error> {
+        let lower = text.to_lowercase();
+        match lower.as_str() {
+            "stand-in" => return Ok(DeviceName::StandIn),
+            "cuda" => return Ok(DeviceName::Cuda(0)),
+            "metal" => return Ok(DeviceName::Metal),
+            _ => {}
+        }
+        let number = lower.strip_prefix("cuda").map(|rest| rest.trim_start_matches(':'));
+        number.and_then(|number| number.parse().ok()).map(DeviceName::Cuda).ok_or_else(|| {
+            Error::Usage(format!("unknown device {text:?}: expected cpu, cuda, cuda:1 and so on, metal, or stand-in"))
+        })
+    }
 }
 
 /// Memory for some experts at a time.

@@ -92,7 +92,7 @@ pub(super) fn place(
         Plan::Slots(count) => {
             let Options { policy, loaders, ahead, verify, .. } = *options;
             let asked = Slots { count, policy, loaders, ahead, verify };
-            Placement { slots: Some(options.placement.slots.clone().unwrap_or(asked)) }
+            Placement { slots: Some(options.placement.slots.clone().unwrap_or(asked)), ..options.placement.clone() }
         }
     };
     let mut ledger = account.ledger(&wish, plan);

@@ -1,0 +1,141 @@
+//! One layer's keys and values on an accelerator, and attention over them.
+
+use super::{Accelerator, Hold};
+use crate::error::Result;
+use candle_core::{DType, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Keys and values of one layer for one sequence: position p lies in slot p mod capacity, each head `[capacity,
+/// head_width]`. Memory is taken when the first is written.
+pub struct Ring {
+    accelerator: Arc<Accelerator>,
+    /// `None`: a query sees all positions up to its own.
+    pub window: Option<usize>,
+    capacity: usize,
+    heads: usize,
+    head_width: usize,
+    /// Formats of keys and of values.
+    types: [DType; 2],
+    /// `[heads, capacity, head_width]`: keys, values.
+    store: Option<([Tensor; 2], Hold)>,
+}
+
+impl Ring {
+    /// `heads` of keys and values. Numbers are kept as f32 where `exact` says so of keys and of values, else as f16.
+    pub fn new(
+        accelerator: &Arc<Accelerator>,
+        window: Option<usize>,
+        capacity: usize,
+        (heads, head_width): (usize, usize),
+        exact: [bool; 2],
+    ) -> Ring {
+        let types = exact.map(|exact| if exact { DType::F32 } else { DType::F16 });
+        Ring { accelerator: accelerator.clone(), window, capacity, heads, head_width, types, store: None }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes of one position.
+    fn position_bytes(&self) -> usize {
+        self.types.iter().map(|dtype| self.heads * self.head_width * dtype.size_in_bytes()).sum()
+    }
+
+    /// Keeps `keys` and `values` `[n, heads * head_width]` of the positions from `first` on. Fails where memory is short.
+    pub fn store(&mut self, first: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let count = keys.dim(0)?;
+        assert!(count <= self.capacity, "a step fits in the ring");
+        let (heads, head_width, types, capacity) = (self.heads, self.head_width, self.types, self.capacity);
+        let kept = self.kept()?;
+        for ((kept, new), dtype) in kept.iter().zip([keys, values]).zip(types) {
+            let new = new.reshape((count, heads, head_width))?.transpose(0, 1)?.to_dtype(dtype)?.contiguous()?;
+            let slot = first % capacity;
+            let before = count.min(capacity - slot); // those that come before the wrap
+            kept.slice_set(&new.narrow(1, 0, before)?.contiguous()?, 1, slot)?;
+            if before < count {
+                kept.slice_set(&new.narrow(1, before, count - before)?.contiguous()?, 1, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn kept(&mut self) -> Result<&[Tensor; 2]> {
+        if self.store.is_none() {
+            let hold = self.accelerator.hold((self.capacity * self.position_bytes()) as u64)?;
+            let shape = (self.heads, self.capacity, self.head_width);
+            let new = |dtype| Tensor::zeros(shape, dtype, self.accelerator.device());
+            self.store = Some(([new(self.types[0])?, new(self.types[1])?], hold));
+        }
+        Ok(&self.store.as_ref().expect("made above").0)
+    }
+
+    /// Each query of `q` `[n, query_heads * head_width]`, at the positions from `first` on, over what it sees: as wide as
+    /// `q`. Their keys and values are kept already.
+    pub fn attend(&self, q: &Tensor, first: usize) -> Result<Tensor> {
+        let n = q.dim(0)?;
+        if !self.accelerator.plodding {
+            return self.attend_together(q, first);
+        }
+        let each = |i: usize| self.attend_together(&q.narrow(0, i, 1)?, first + i);
+        Ok(Tensor::cat(&(0..n).map(each).collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// Positions a query sees.
+    fn sees(&self, position: usize) -> Range<usize> {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1
+    }
+
+    fn attend_together(&self, q: &Tensor, first: usize) -> Result<Tensor> {
+        let (n, width) = q.dims2()?;
+        let seen = self.sees(first).start..first + n;
+        let [keys, values] = [0, 1].map(|which| self.span(which, seen.clone()));
+        let group = width / self.head_width / self.heads; // query heads that share a kv head
+        let q = q.reshape((n, self.heads, group, self.head_width))?.permute((1, 2, 0, 3))?;
+        let q = q.contiguous()?.reshape((self.heads, group * n, self.head_width))?;
+        let scale = 1.0 / (self.head_width as f64).sqrt();
+        let mut scores = q.affine(scale, 0.0)?.matmul(&keys?.t()?)?;
+        if n > 1 {
+            let mask = self.mask(first, n, &seen)?;
+            let shape = (self.heads, group, n, seen.len());
+            scores = scores.reshape(shape)?.broadcast_add(&mask)?.reshape((self.heads, group * n, seen.len()))?;
+        }
+        let out = candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?.matmul(&values?)?;
+        let out = out.reshape((self.heads, group, n, self.head_width))?.permute((2, 0, 1, 3))?;
+        Ok(out.reshape((n, width))?)
+    }
+
+    /// Keys (0) or values (1) of some positions in their order, `[heads, n, head_width]`, f32.
+    fn span(&self, which: usize, positions: Range<usize>) -> Result<Tensor> {
+        let kept = &self.store.as_ref().expect("positions were stored before they are seen").0[which];
+        let (slot, count) = (positions.start % self.capacity, positions.len());
+        let before = count.min(self.capacity - slot);
+        let span = match before < count {
+            true => Tensor::cat(&[kept.narrow(1, slot, before)?, kept.narrow(1, 0, count - before)?], 1)?,
+            false => kept.narrow(1, slot, count)?,
+        };
+        Ok(span.to_dtype(DType::F32)?.contiguous()?)
+    }
+
+    /// 0 where a query sees a position, minus infinity elsewhere: `[n, seen]`.
+    fn mask(&self, first: usize, n: usize, seen: &Range<usize>) -> Result<Tensor> {
+        let one = |query: usize| {
+            let sees = self.sees(first + query);
+            seen.clone().map(move |position| if sees.contains(&position) { 0.0 } else { f32::NEG_INFINITY })
+        };
+        let mask: Vec<f32> = (0..n).flat_map(one).collect();
+        Ok(Tensor::from_vec(mask, (n, seen.len()), self.accelerator.device())?)
+    }
+
+    /// Becomes a copy of `from`, a ring of the same shape, of which only the first `slots` were ever written.
+    pub fn copy(&mut self, from: &Ring, slots: usize) -> Result<()> {
+        let slots = slots.min(self.capacity);
+        let Some((others, _)) = from.store.as_ref().filter(|_| slots > 0) else { return Ok(()) };
+        for (kept, other) in self.kept()?.iter().zip(others) {
+            // A copy even of all slots: what is set must not share its memory with what it is set from.
+            kept.slice_set(&other.narrow(1, 0, slots)?.copy()?.contiguous()?, 1, 0)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! One matrix on an accelerator.
+
+use super::{Accelerator, What};
+use crate::checkpoint::{DownOrder, Kind, Stored};
+use crate::error::{Error, Result};
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
+use candle_core::{DType, Module, Tensor};
+use kernels::Format;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// A matrix that lies on an accelerator.
+pub struct Weight {
+    accelerator: Arc<Accelerator>,
+    lies: Lies,
+    /// As its file has it.
+    rows: usize,
+    width: usize,
+    /// One row for each input rather than for each output: a `down` by neuron.
+    by_input: bool,
+}
+
+enum Lies {
+    /// Blocks as files have them, decoded each time they are used.
+    Blocks(Format, Vec<u8>),
+    /// `[rows, width]`.
+    Floats(Tensor),
+    Quantised(QMatMul),
+}
+
+impl Weight {
+    /// `bytes` of the matrix, in whatever form they lie. Takes as many of the accelerator's memory, which the caller has
+    /// held.
+    ///
+    /// Fails where candle's operations cannot multiply by such a matrix.
+    pub fn new(accelerator: &Arc<Accelerator>, kind: &Kind, bytes: &[u8]) -> Result<Weight> {
+        Weight::of(accelerator, kind, false, bytes)
+    }
+
+    /// The same for a `down`, whose files come in two orders.
+    pub fn down(accelerator: &Arc<Accelerator>, kind: &Kind, order: DownOrder, bytes: &[u8]) -> Result<Weight> {
+        Weight::of(accelerator, kind, order == DownOrder::ByNeuron, bytes)
+    }
+
+    fn of(accelerator: &Arc<Accelerator>, kind: &Kind, by_input: bool, bytes: &[u8]) -> Result<Weight> {
+        let Kind { format, form, rows, width } = *kind;
+        let blocks = Stored { format, form, rows, width, bytes }.file_rows(0..rows);
+        let lies = if accelerator.plodding {
+            Lies::Blocks(format, blocks.into_owned())
+        } else if format.is_float() {
+            Lies::Floats(floats(accelerator, kind, &blocks)?)
+        } else if by_input {
+            return Err(Error::Usage(format!(
+                "{}: experts whose down matrix lies by neuron in {format} are not computed there: leave them to the \
+                 processor (--cpu-moe)",
+                accelerator.name()
+            )));
+        } else {
+            Lies::Quantised(quantised(accelerator, kind, blocks)?)
+        };
+        accelerator.brought(What::Weights, bytes.len() as u64);
+        Ok(Weight { accelerator: accelerator.clone(), lies, rows, width, by_input })
+    }
+
+    /// Width of what comes out.
+    pub fn outputs(&self) -> usize {
+        if self.by_input { self.width } else { self.rows }
+    }
+
+    /// `x` `[t, inputs]` -> `[t, outputs]`, f32.
+    pub fn product(&self, x: &Tensor) -> Result<Tensor> {
+        let decoded;
+        let floats = match &self.lies {
+            Lies::Quantised(matrix) => return Ok(matrix.forward(&x.contiguous()?)?),
+            Lies::Floats(floats) => floats,
+            Lies::Blocks(format, blocks) => {
+                let mut weights = vec![0f32; self.rows * self.width];
+                format.decode(blocks, &mut weights);
+                decoded = Tensor::from_vec(weights, (self.rows, self.width), self.accelerator.device())?;
+                &decoded
+            }
+        };
+        let matrix = if self.by_input { floats.clone() } else { floats.t()? };
+        let x = x.to_dtype(floats.dtype())?;
+        let product = |x: &Tensor| Ok(x.contiguous()?.matmul(&matrix)?);
+        Ok(self.accelerator.rows(&x, product)?.to_dtype(DType::F32)?)
+    }
+}
+
+fn floats(accelerator: &Accelerator, kind: &Kind, blocks: &[u8]) -> Result<Tensor> {
+    let dtype = match kind.format {
+        Format::F16 => DType::F16,
+        Format::BF16 => DType::BF16,
+        _ => DType::F32,
+    };
+    Ok(Tensor::from_raw_buffer(blocks, dtype, &[kind.rows, kind.width], accelerator.device())?)
+}
+
+fn quantised(accelerator: &Accelerator, kind: &Kind, blocks: Cow<'_, [u8]>) -> Result<QMatMul> {
+    let dtype = match kind.format {
+        Format::F32 => GgmlDType::F32,
+        Format::F16 => GgmlDType::F16,
+        Format::BF16 => GgmlDType::BF16,
+        Format::Q4_0 => GgmlDType::Q4_0,
+        Format::Q4_1 => GgmlDType::Q4_1,
+        Format::Q8_0 => GgmlDType::Q8_0,
+        Format::Q3_K => GgmlDType::Q3K,
+        Format::Q4_K => GgmlDType::Q4K,
+        Format::Q5_K => GgmlDType::Q5K,
+        Format::Q6_K => GgmlDType::Q6K,
+    };
+    // candle looks at blocks in place, so they must begin on a boundary that only a buffer of its own is sure of.
+    let storage = QStorage::from_data(Cow::Owned(blocks.into_owned()), accelerator.device(), dtype)?;
+    Ok(QMatMul::from_qtensor(QTensor::new(storage, (kind.rows, kind.width))?)?)
+}
