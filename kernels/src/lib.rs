@@ -8,6 +8,7 @@
 mod activations;
 mod arch;
 pub mod attend;
+pub mod cuda;
 mod format;
 mod isa;
 mod layout;
