@@ -37,6 +37,7 @@ const RESERVED: &[(&[&str], &[&str])] = &[
     (&["std::arch", "core::arch"], &["kernels/src/arch/", "kernels/src/isa.rs"]),
     (&["memmap2"], &["src/checkpoint/", "src/experts/slots.rs", "src/planner/hardware"]),
     (&["tokenizers::"], &["src/engine/text", "tests/", "examples/"]),
+    (&["llguidance", "toktrie"], &["src/engine/grammar"]),
     (&["minijinja"], &["src/engine/text"]),
     (&["clap::", "clap_complete", "rustyline", "indicatif"], &["src/cli/", "src/main.rs", "examples/"]),
     (

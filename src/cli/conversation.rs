@@ -58,6 +58,7 @@ impl Conversation {
         let limits = Limits {
             max_tokens: self.settings.max_tokens,
             stop: self.settings.stop.clone(),
+            grammar: None,
             interrupt: Some(answering.flag()),
         };
         self.answers += 1;
@@ -134,7 +135,7 @@ impl Conversation {
                 "the context of {} positions is full, so the answer ends here; --ctx-size makes room",
                 grouped(capacity as u64)
             )),
-            Finish::Eos | Finish::Stop | Finish::Length | Finish::Interrupted => {}
+            Finish::Eos | Finish::Stop | Finish::Complete | Finish::Length | Finish::Interrupted => {}
         }
         if ended.stats.lost_tokens > 0 {
             say_note(&format!(

@@ -1,6 +1,7 @@
 //! The loop that turns logits into pieces of text, one step of the model at a time.
 
 use super::Session;
+use super::grammar::{Grammar, Walk};
 use super::sampler::{Logprobs, Sampler, Sampling};
 use super::stops::Stops;
 use super::text::TextStream;
@@ -17,6 +18,9 @@ pub struct Limits {
     pub max_tokens: Option<usize>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// What the answer is held to. It ends where nothing can follow; before that an end-of-sequence id ends it only where
+    /// the grammar may end.
+    pub grammar: Option<Grammar>,
     /// Set from elsewhere (Ctrl-C) to end the answer, in the middle of a step too.
     pub interrupt: Option<Arc<AtomicBool>>,
 }
@@ -28,6 +32,8 @@ pub enum Finish {
     Eos,
     /// A stop text.
     Stop,
+    /// The grammar allows nothing more.
+    Complete,
     /// `max_tokens` reached.
     Length,
     /// No position left in the context.
@@ -48,6 +54,8 @@ pub struct Stats {
     pub decode_tokens: usize,
     pub decode_steps: usize,
     pub decode_seconds: f64,
+    /// Of the tokens, those that were no longer the model's choice: they brought JSON to an end before the limit.
+    pub landed_tokens: usize,
     /// Bytes of weights and cache read, counted as they are read.
     pub prompt_bytes: u64,
     pub decode_bytes: u64,
@@ -79,6 +87,7 @@ pub struct Answer {
     limits: Limits,
     /// How many alternatives to name with each token; `None`: no probabilities at all.
     logprobs: Option<usize>,
+    walk: Option<Walk>,
     /// Of the prompt, what is not in the cache yet.
     unread: VecDeque<u32>,
     logits: Vec<f32>,
@@ -116,6 +125,7 @@ impl Answer {
             stream: TextStream::new(),
             limits: limits.clone(),
             logprobs: None,
+            walk: limits.grammar.as_ref().map(Grammar::walk),
             unread: prompt[stats.reused_tokens..].iter().copied().collect(),
             logits: Vec::new(),
             pending: None,
@@ -207,6 +217,12 @@ impl Answer {
             }
             self.stats.decode_steps += 1;
         }
+        if let Some(walk) = &mut self.walk {
+            let room = session.capacity() + 1 - session.tokens().len();
+            let left = self.limits.max_tokens.map_or(room, |most| room.min(most - self.stats.decode_tokens));
+            self.sampler.allow(walk.allowed(left)?);
+            self.stats.landed_tokens += usize::from(walk.is_landing());
+        }
         let (id, logprobs) = match self.logprobs {
             None => (self.sampler.sample(&mut self.logits, session.tokens())?, None),
             Some(top) => {
@@ -219,6 +235,11 @@ impl Answer {
         if text.is_eos(id) {
             self.finish = Some(Finish::Eos);
             return Ok(String::new());
+        }
+        if let Some(walk) = &mut self.walk
+            && walk.take(id)?
+        {
+            self.finish = Some(Finish::Complete);
         }
         self.pending = Some(id);
         self.held.push_back((self.decoded, Token { id, logprobs }));

@@ -4,6 +4,7 @@
 //! being written in one. All are plain values: no global state, no thread of their own.
 
 mod answer;
+pub mod grammar;
 mod ledger;
 mod pin;
 mod place;
@@ -27,12 +28,13 @@ use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
 use crate::pool::Pool;
+use grammar::{Form, Grammar, Grammars};
 use kernels::Isa;
 use kernels::attend::KvFormat;
 pub use place::Requirements;
 use place::{Placed, place};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use text::{TemplateOverride, Text};
 
 /// Positions a session holds when nothing is said and the model could hold more.
@@ -131,6 +133,7 @@ struct Shared {
     notes: Vec<String>,
     ledger: Ledger,
     on_disk: Option<(PathBuf, usize)>,
+    grammars: OnceLock<Result<Grammars>>,
 }
 
 impl Engine {
@@ -182,7 +185,10 @@ impl Engine {
         if let Some(path) = &options.trace {
             model.record(Recorder::create(path, &header(&config, &model))?);
         }
-        Ok(Engine { shared: Arc::new(Shared { config, text, model, host, kv, threads, notes, ledger, on_disk }) })
+        let grammars = OnceLock::new();
+        Ok(Engine {
+            shared: Arc::new(Shared { config, text, model, host, kv, threads, notes, ledger, on_disk, grammars }),
+        })
     }
 
     /// The shape of the model.
@@ -272,6 +278,14 @@ impl Engine {
     /// Ends the trace, if one was asked for. The answer is a note where the trace holds less than what was run.
     pub fn finish_trace(&self) -> Result<Option<String>> {
         self.shared.model.trace().map_or(Ok(None), Recorder::finish)
+    }
+
+    /// Compiles a grammar; the first makes a trie of the vocabulary. Takes milliseconds, within limits.
+    ///
+    /// Errors (usage): see [`Grammars::compile`].
+    pub fn grammar(&self, form: &Form) -> Result<Grammar> {
+        let grammars = self.shared.grammars.get_or_init(|| Grammars::new(&self.shared.text));
+        grammars.as_ref().map_err(Error::clone)?.compile(form)
     }
 
     /// Starts an empty conversation; allocates its cache.

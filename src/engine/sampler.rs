@@ -1,6 +1,6 @@
 //! From logits to the next token.
 //!
-//! In this order: logit bias and padding, penalties, temperature, top-k, top-p, min-p, draw. Each of the three
+//! In this order: logit bias and padding, penalties, what a grammar allows, temperature, top-k, top-p, min-p, draw. Each of the three
 //! cuts keeps a head of the list by falling logit (equal logits: lower id first) and looks at what the cut
 //! before it left. The list is never sorted: 151,936 logits are scanned, and partitioned where a cut needs it.
 //!
@@ -93,6 +93,8 @@ pub struct Sampler {
     settings: Sampling,
     limit: usize,
     forbidden: Vec<u32>,
+    /// A bit for each token that may be drawn next; empty: all may.
+    allowed: Vec<u32>,
     draw: LogitsProcessor,
     isa: Isa,
     /// Reused from token to token, for a vocabulary is long.
@@ -118,6 +120,7 @@ impl Sampler {
             settings: settings.clone(),
             limit,
             forbidden: Vec::new(),
+            allowed: Vec::new(),
             // Every weight is in place before candle sees it, so it is to draw and do nothing else.
             draw: LogitsProcessor::from_sampling(settings.seed, Draw::All { temperature: 1.0 }),
             isa: Isa::best(),
@@ -134,6 +137,13 @@ impl Sampler {
         self
     }
 
+    /// For the next draw only these: a bit for each token, 32 to a word, the lowest first. Probabilities stay those of the
+    /// model, which knows nothing of it.
+    pub fn allow(&mut self, bits: &[u32]) {
+        self.allowed.clear();
+        self.allowed.extend_from_slice(bits);
+    }
+
     pub fn settings(&self) -> &Sampling {
         &self.settings
     }
@@ -146,6 +156,7 @@ impl Sampler {
         assert!(logits.len() >= self.limit, "{} logits for a vocabulary of {}", logits.len(), self.limit);
         let logits = &mut logits[..self.limit];
         self.adjust(logits, recent);
+        self.hold(logits)?;
         let best = best(logits)?;
         if self.settings.temperature == 0.0 {
             return Ok(best.0);
@@ -198,6 +209,26 @@ impl Sampler {
             self.touched.push((times[0], *logit));
             *logit = if *logit > 0.0 { *logit / s.repeat_penalty } else { *logit * s.repeat_penalty };
             *logit -= times.len() as f32 * s.frequency_penalty + s.presence_penalty;
+        }
+    }
+
+    /// Takes out what may not be drawn now.
+    fn hold(&mut self, logits: &mut [f32]) -> Result<()> {
+        if self.allowed.is_empty() {
+            return Ok(());
+        }
+        let mut left = false;
+        for (id, logit) in logits.iter_mut().enumerate() {
+            match self.allowed.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 == 1) {
+                true => left |= *logit > f32::NEG_INFINITY,
+                false if !logit.is_nan() => *logit = f32::NEG_INFINITY,
+                false => {} // a damaged model is said to be one
+            }
+        }
+        self.allowed.clear();
+        match left {
+            true => Ok(()),
+            false => Err(Error::Usage("a logit bias forbids every token the grammar allows here".into())),
         }
     }
 
