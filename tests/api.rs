@@ -6,6 +6,8 @@ mod client;
 mod crowd;
 #[path = "api/document.rs"]
 mod document;
+#[path = "api/grammars.rs"]
+mod grammars;
 #[allow(dead_code, reason = "made for the tests of the command line")]
 #[path = "cli/program.rs"]
 mod program;
@@ -30,7 +32,7 @@ pub fn with(mut base: Value, more: Value) -> Value {
     base
 }
 
-fn text(choice: &Value) -> String {
+pub fn text(choice: &Value) -> String {
     choice["message"]["content"].as_str().expect("text").to_string()
 }
 

@@ -3,7 +3,7 @@
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
 use super::queue::Batch;
-use super::{House, Served};
+use super::{House, Served, form};
 use crate::engine::sampler::{Sampler, Sampling};
 use crate::engine::stops::Stops;
 use crate::engine::text::Message;
@@ -36,7 +36,6 @@ const HARMLESS: &[&str] = &[
 ];
 
 const TOOLS: &str = "calling tools is not built yet";
-const SHAPE: &str = "holding answers to a grammar or a schema is not built yet";
 const WORDS_ONLY: &str = "this model reads and writes text only";
 
 /// Features of the API that are not there.
@@ -44,10 +43,8 @@ const MISSING: &[(&str, &str)] = &[
     ("tools", TOOLS),
     ("functions", TOOLS),
     ("function_call", TOOLS),
-    ("grammar", SHAPE),
-    ("json_schema", SHAPE),
-    ("guided_json", SHAPE),
-    ("structured_outputs", SHAPE),
+    ("guided_json", "response_format is"),
+    ("structured_outputs", "response_format is"),
     ("audio", WORDS_ONLY),
     ("prediction", "predicted outputs are not built"),
     ("reasoning_effort", "this model does not think before it answers"),
@@ -76,7 +73,7 @@ impl Ask {
         model(&mut fields, served)?;
         fields.ignore(HARMLESS);
         fields.refuse(MISSING)?;
-        response_format(&mut fields)?;
+        let grammar = form::grammar(&mut fields, served)?;
         let stream = fields.flag("stream")?.unwrap_or(false);
         let include_usage = stream_options(&mut fields, stream)?;
         let n = fields.whole("n", 1..=MOST_CHOICES)?.unwrap_or(1);
@@ -108,7 +105,7 @@ impl Ask {
         if let Some(long) = prompts.iter().find(|prompt| prompt.len() > context) {
             return Err(Failure::too_long(long.len(), context));
         }
-        let limits = Limits { max_tokens, stop, interrupt: None };
+        let limits = Limits { max_tokens, stop, grammar, interrupt: None };
         // What the engine would refuse later is refused before a stream begins.
         Sampler::new(&sampling, served.engine.text().limit())?;
         Stops::new(&limits.stop)?;
@@ -130,17 +127,6 @@ pub fn model(fields: &mut Fields, served: &Served) -> Outcome<()> {
             Err(Failure::no_model(&shown, &served.id))
         }
         _ => Ok(()),
-    }
-}
-
-fn response_format(fields: &mut Fields) -> Outcome<()> {
-    let Some(mut format) = fields.object("response_format")? else { return Ok(()) };
-    match format.text("type")?.as_deref() {
-        Some("text") => format.end(),
-        Some(kind @ ("json_object" | "json_schema" | "grammar")) => {
-            Err(Failure::field("response_format.type", format!("{kind} is not supported: {SHAPE}")))
-        }
-        _ => Err(Failure::field("response_format.type", "is none of \"text\", \"json_object\" and \"json_schema\"")),
     }
 }
 

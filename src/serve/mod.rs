@@ -8,6 +8,7 @@ mod ask;
 mod door;
 mod failure;
 mod fields;
+mod form;
 mod line;
 mod metrics;
 mod queue;
@@ -161,6 +162,8 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(2)
+            // Schemas are compiled there, which goes down the stack with them; only what is used is memory.
+            .thread_stack_size(16 << 20)
             .build()
             .map_err(|e| Error::Runtime(format!("the server cannot start: {e}")))?;
         let (ended, mut worker_ended) = oneshot::channel();

@@ -210,7 +210,7 @@ impl Shape {
 
 fn reason(finish: Finish) -> &'static str {
     match finish {
-        Finish::Eos | Finish::Stop => "stop",
+        Finish::Eos | Finish::Stop | Finish::Complete => "stop",
         Finish::Length | Finish::ContextFull | Finish::Interrupted => "length",
     }
 }
@@ -222,6 +222,7 @@ fn add(total: &mut Stats, stats: &Stats) {
     total.decode_tokens += stats.decode_tokens;
     total.decode_steps += stats.decode_steps;
     total.decode_seconds += stats.decode_seconds;
+    total.landed_tokens += stats.landed_tokens;
 }
 
 /// llama.cpp's object. The first token of an answer comes out of the prompt's last step, so speeds count steps.
@@ -235,6 +236,7 @@ fn timings(stats: &Stats) -> Value {
         "prompt_per_token_ms": each(stats.prompt_seconds, stats.prompt_tokens),
         "prompt_per_second": speed(stats.prompt_seconds, stats.prompt_tokens),
         "predicted_n": stats.decode_tokens,
+        "landed_n": stats.landed_tokens,
         "predicted_ms": stats.decode_seconds * 1e3,
         "predicted_per_token_ms": each(stats.decode_seconds, stats.decode_steps),
         "predicted_per_second": speed(stats.decode_seconds, stats.decode_steps),

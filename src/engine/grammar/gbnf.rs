@@ -115,11 +115,12 @@ impl Writer<'_> {
         if self.regular_now(node) {
             let mut pattern = String::new();
             self.pattern(node, &mut pattern)?;
-            return match (pattern.is_empty(), self.may_be_empty(node)) {
-                (true, _) => Ok(out.push_str("\"\"")),
-                (false, true) => Ok(write!(out, "(/{pattern}/ | \"\")").expect("a string takes everything")),
-                (false, false) => Ok(write!(out, "/{pattern}/").expect("a string takes everything")),
-            };
+            match (pattern.is_empty(), self.may_be_empty(node)) {
+                (true, _) => out.push_str("\"\""),
+                (false, true) => out.extend(["(/", &pattern, "/ | \"\")"]),
+                (false, false) => out.extend(["/", &pattern, "/"]),
+            }
+            return Ok(());
         }
         match node {
             Node::Any(nodes) => self.joined(nodes, " | ", out),
