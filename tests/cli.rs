@@ -61,7 +61,7 @@ fn flags_of_llama_cpp_are_answered() {
         ("-cnv", "chat"),
         ("--color", "NO_COLOR"),
         ("--numa", "numactl"),
-        ("-md", "speculative"),
+        ("-ngld", "--model-draft"),
         ("--rope-freq-scale", "config"),
         ("--lora", "adapters"),
         ("-r", "--stop"),

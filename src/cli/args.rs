@@ -4,7 +4,8 @@
 //! environment; the command line wins.
 
 use super::values::{
-    CacheType, Output, Quant, Shell, bias, context, counts, fraction, length, positive, queue, seed, slots, threads,
+    CacheType, Output, Quant, Shell, bias, context, counts, draft, fraction, length, positive, queue, seed, slots,
+    threads,
 };
 use crate::engine::{PolicyName, Slots};
 use clap::builder::FalseyValueParser;
@@ -212,6 +213,24 @@ pub struct SamplingArgs {
     pub logit_bias: Vec<(u32, f32)>,
 }
 
+/// Guesses of how an answer goes on. They change its speed and no token of it.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Speculation")]
+pub struct DraftArgs {
+    /// [-md] A smaller model of the same vocabulary that guesses how an answer goes on; the same answers, perhaps sooner
+    #[arg(long, value_name = "MODEL", env = "THERMOCLINE_MODEL_DRAFT")]
+    pub model_draft: Option<String>,
+    /// Most tokens guessed for one step, from what the text said before or by --model-draft; 0: none
+    #[arg(long, aliases = ["draft", "draft-n"], value_name = "N", env = "THERMOCLINE_DRAFT_MAX", value_parser = draft, default_value = "16")]
+    pub draft_max: usize,
+    /// Guess so many tokens for a step or none
+    #[arg(long, alias = "draft-n-min", value_name = "N", env = "THERMOCLINE_DRAFT_MIN", value_parser = draft, default_value = "0")]
+    pub draft_min: usize,
+    /// --model-draft stops guessing where its likeliest token is less probable
+    #[arg(long, value_name = "P", env = "THERMOCLINE_DRAFT_P_MIN", value_parser = fraction, default_value = "0.75")]
+    pub draft_p_min: f32,
+}
+
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Text")]
 pub struct TextArgs {
@@ -267,6 +286,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub text: TextArgs,
     #[command(flatten)]
+    pub draft: DraftArgs,
+    #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -307,6 +328,8 @@ pub struct ServeArgs {
     pub load: LoadArgs,
     #[command(flatten)]
     pub template: TemplateArgs,
+    #[command(flatten)]
+    pub draft: DraftArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]

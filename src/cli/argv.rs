@@ -7,7 +7,7 @@ use clap::{Arg, Command};
 use std::ffi::OsString;
 
 /// Spellings of several letters behind one dash, and the flag each means.
-const SPELLINGS: [(&str, &str); 12] = [
+const SPELLINGS: [(&str, &str); 13] = [
     ("-hf", "--hf-repo"),
     ("-hfr", "--hf-repo"),
     ("-tb", "--threads-batch"),
@@ -20,6 +20,7 @@ const SPELLINGS: [(&str, &str); 12] = [
     ("-temp", "--temp"),
     ("-seed", "--seed"),
     ("-np", "--parallel"),
+    ("-md", "--model-draft"),
 ];
 
 /// The same, where the command has that flag; elsewhere a hint answers.

@@ -163,7 +163,7 @@ impl Conversation {
 fn sources(Ended { stats, disk, .. }: &Ended) -> Option<String> {
     let (prompt, answer) = disk.as_ref()?;
     let before = format!("prompt read {} from the disk; ", bytes(prompt.bytes_read));
-    Some(match stats.decode_steps {
+    Some(match stats.step_tokens {
         0 => format!("{before}{}", memory::disk(prompt)),
         steps => format!("{before}{}", memory::sources(answer, steps, stats.decode_bytes)),
     })
@@ -181,10 +181,14 @@ fn speeds(Ended { stats, finish, .. }: &Ended) -> String {
         0 => String::new(),
         n => format!(" (and {} from before)", grouped(n as u64)),
     };
+    let guesses = match stats.drafted {
+        0 => String::new(),
+        drafted => format!(", {} of {} guesses right", grouped(stats.accepted as u64), grouped(drafted as u64)),
+    };
     let cut = if *finish == Finish::Length { " (all that --predict allows)" } else { "" };
     format!(
         "{}{reused} | {}{cut}",
         part("prompt", stats.prompt_tokens, stats.prompt_tokens, stats.prompt_seconds, stats.prompt_bytes),
-        part("answer", stats.decode_tokens, stats.decode_steps, stats.decode_seconds, stats.decode_bytes)
-    )
+        part("answer", stats.decode_tokens, stats.step_tokens, stats.decode_seconds, stats.decode_bytes)
+    ) + &guesses
 }

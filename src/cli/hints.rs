@@ -28,7 +28,8 @@ const MAPPED: &str = "weights that need no conversion are read from the mapped f
 const CHAT: &str = "with a terminal and without --prompt it chats anyway; --prompt gives one answer, --raw leaves the chat template out";
 const GRAMMAR: &str =
     "answers cannot be held to a grammar or a schema yet; --stop and a precise --system-prompt come closest";
-const DRAFT: &str = "speculative decoding is not built in; nothing replaces it yet";
+const DRAFT: &str = "guessing is set by --model-draft, --draft-max, --draft-min and --draft-p-min in `run` and `serve`; a draft model \
+     has the model's context, threads and cache";
 const ROPE: &str =
     "positions are rotated as the model's own config says, and contexts beyond its training are not stretched";
 const LORA: &str = "adapters are not applied; merge them into the checkpoint first";
@@ -125,7 +126,7 @@ const HINTS: &[Hint] = &[
     hint(&["-hft", "--hf-token"], "set HF_TOKEN in the environment, where other users of the machine cannot see it"),
     hint(&["-dr", "--docker-repo"], "models come from a folder, a .gguf file or the hub: --model owner/repo"),
     hint(&["-a", "--alias"], "a model goes by the name it was opened with"),
-    hint(&["-md", "--model-draft", "-hfd", "-hfrd", "--hf-repo-draft", "-devd", "-ngld", "-cd", "-td", "-tbd"], DRAFT),
+    hint(&["--model-draft", "-hfd", "-hfrd", "--hf-repo-draft", "-devd", "-ngld", "-cd", "-td", "-tbd"], DRAFT),
     hint(&["-mm", "-mmu", "--image", "--audio"], "only text goes in"),
     hint(&["--warmup", "--no-warmup"], "nothing is warmed up before an answer; `bench` warms up before it measures"),
     hint(&["--perf"], "speeds are printed unless --no-perf is given"),

@@ -1,6 +1,6 @@
 //! From what the command line calls a model to an engine that is ready, with everything said on the way.
 
-use super::args::{CoreArgs, LoadArgs, ModelArgs};
+use super::args::{CoreArgs, DraftArgs, LoadArgs, ModelArgs};
 use super::bundled;
 use super::interrupt::Interrupts;
 use super::profile::{self, Recording};
@@ -9,7 +9,7 @@ use super::terminal::{say, say_note};
 use crate::checkpoint::hub::{self, HubOptions, ModelName};
 use crate::checkpoint::pack::{self, PackOptions};
 use crate::checkpoint::{Checkpoint, Spread};
-use crate::engine::{Engine, Options};
+use crate::engine::{Drafting, Engine, Options};
 use crate::error::{Error, Result};
 use crate::pool::Pool;
 use std::cell::OnceCell;
@@ -51,6 +51,36 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
         trace: load.trace.clone(),
         ..base
     }
+}
+
+/// Sets up guessing: opens the smaller model, if one is named, as `options` say.
+pub fn draft(
+    args: &DraftArgs,
+    model: &ModelArgs,
+    load: &LoadArgs,
+    options: &mut Options,
+    interrupts: &Interrupts,
+) -> Result<()> {
+    options.drafting = Drafting { max: args.draft_max, min: args.draft_min, p_min: args.draft_p_min, always: false };
+    let Some(name) = &args.model_draft else { return Ok(()) };
+    if args.draft_max == 0 {
+        return Err(Error::Usage("--model-draft guesses nothing with --draft-max 0: leave one of them out".into()));
+    }
+    let model = ModelArgs { model: Some(name.clone()), hf_repo: None, revision: None, ..model.clone() };
+    let own = Options { drafting: Drafting { max: 0, ..options.drafting }, logits: 1, trace: None, ..options.clone() };
+    let found = find(&model, load.strict)?;
+    let checkpoint = match load.no_pack {
+        true => Checkpoint::open(&found.path)?,
+        false => packed(&found.path, load, &own, interrupts)?,
+    };
+    let mut loading = Loading::new();
+    let engine = Engine::with(checkpoint, &own, &mut |done, total| loading.show(done, total))?;
+    loading.finish();
+    for note in engine.notes() {
+        say_note(&format!("draft model: {note}"));
+    }
+    options.draft = Some(engine);
+    Ok(())
 }
 
 /// Cores this process may use.

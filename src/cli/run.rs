@@ -25,6 +25,7 @@ pub fn run(args: RunArgs) -> Done {
     options.context = args.machine.ctx_size;
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = template(&args.text.template);
+    open::draft(&args.draft, &args.model, &args.load, &mut options, &interrupts)?;
     let Opened { engine, name, recording: _recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let system = args.text.system_prompt.as_deref();
     let raw_text = args.no_markdown || args.text.raw;

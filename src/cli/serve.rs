@@ -60,6 +60,7 @@ fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = run::template(&args.template);
     (options.sessions, options.logits) = (args.parallel, args.parallel);
+    open::draft(&args.draft, &args.model, &args.load, &mut options, interrupts)?;
     let Opened { engine, name, recording } = open::open(&args.model, &args.load, &options, interrupts)?;
     // A name to be typed into clients.
     let name = if name == bundled::NAME { "bundled".to_string() } else { name };

@@ -211,6 +211,14 @@ pub fn bias(text: &str) -> Result<(u32, f32), String> {
     Ok((id, bias))
 }
 
+/// Tokens guessed for one step.
+pub fn draft(text: &str) -> Result<usize, String> {
+    match text.trim().parse() {
+        Ok(n) if n <= 64 => Ok(n),
+        _ => Err("a whole number up to 64 is expected; 0 guesses nothing".to_string()),
+    }
+}
+
 pub fn counts(text: &str) -> Result<Counts, String> {
     let list = text
         .split(',')

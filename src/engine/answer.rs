@@ -1,14 +1,15 @@
 //! The loop that turns logits into pieces of text, one step of the model at a time.
 
 use super::Session;
+use super::draft::{Drafter, Place};
 use super::grammar::{Grammar, Walk};
 use super::sampler::{Logprobs, Sampler, Sampling};
 use super::stops::Stops;
 use super::text::TextStream;
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 /// When an answer ends, besides at an end-of-sequence id.
@@ -50,9 +51,14 @@ pub struct Stats {
     /// Tokens that were in the cache but had to be computed again, since a sliding window had moved past them.
     pub lost_tokens: usize,
     pub prompt_seconds: f64,
-    /// Tokens of the answer, and steps they took: one fewer or none, for the first comes out of the prompt's last step.
+    /// Tokens of the answer, and steps they took: the first comes out of the prompt's last step.
     pub decode_tokens: usize,
     pub decode_steps: usize,
+    /// Tokens that came out of those steps: what the speed counts. As many as steps, but for guesses that were right.
+    pub step_tokens: usize,
+    /// Tokens guessed ahead of the model, and those of them that were right.
+    pub drafted: usize,
+    pub accepted: usize,
     pub decode_seconds: f64,
     /// Of the tokens, those that were no longer the model's choice: they brought JSON to an end before the limit.
     pub landed_tokens: usize,
@@ -90,9 +96,15 @@ pub struct Answer {
     walk: Option<Walk>,
     /// Of the prompt, what is not in the cache yet.
     unread: VecDeque<u32>,
+    /// Of the last step, `[1 + guesses, vocab]`, and which of them the next token is drawn from.
     logits: Vec<f32>,
+    row: usize,
     /// Sampled and shown, not yet in the cache.
     pending: Option<u32>,
+    /// In the cache, though nobody has drawn them yet: the first is held against the next token. None between steps.
+    guessed: VecDeque<u32>,
+    right: usize,
+    drafter: Drafter,
     /// Tokens not yet handed out, each with the place in the text where it begins.
     held: VecDeque<(usize, Token)>,
     /// Bytes of text decoded, and shown.
@@ -113,6 +125,7 @@ impl Answer {
         let sampler = Sampler::new(sampling, text.limit())?.forbid(&text.holes());
         let stops = Stops::new(&limits.stop)?;
         let common = session.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count().min(last);
+        let chances = session.shared().chances.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut stats = Stats::default();
         if session.truncate(common) {
             stats.reused_tokens = common
@@ -128,7 +141,11 @@ impl Answer {
             walk: limits.grammar.as_ref().map(Grammar::walk),
             unread: prompt[stats.reused_tokens..].iter().copied().collect(),
             logits: Vec::new(),
+            row: 0,
             pending: None,
+            guessed: VecDeque::new(),
+            right: 0,
+            drafter: Drafter::new(session.shared().drafting, chances),
             held: VecDeque::new(),
             decoded: 0,
             shown: 0,
@@ -192,6 +209,7 @@ impl Answer {
         let want = if count == self.unread.len() { count - 1..count } else { 0..0 };
         let (logits, interrupt) = (&mut self.logits, self.limits.interrupt.as_deref());
         let whole = session.feed_until(&part, want, interrupt, &mut |_, row| *logits = row.to_vec())?;
+        self.row = 0;
         if whole {
             self.unread.drain(..count);
             self.stats.prompt_tokens += count;
@@ -203,34 +221,92 @@ impl Answer {
         Ok(())
     }
 
-    /// One token further: text to show, maybe none yet. Sets `finish` when there will be no more.
+    /// A step further: text to show, maybe none yet. Sets `finish` when there will be no more.
     fn write(&mut self, session: &mut Session) -> Result<String> {
         self.finish = self.ended(session);
-        if self.finish.is_some() {
-            return Ok(String::new());
-        }
-        if let Some(token) = self.pending.take() {
-            let (logits, interrupt) = (&mut self.logits, self.limits.interrupt.as_deref());
-            if !session.feed_until(&[token], 0..1, interrupt, &mut |_, row| logits.copy_from_slice(row))? {
-                self.finish = Some(Finish::Interrupted);
-                return Ok(String::new());
+        if self.finish.is_none() && self.pending.is_some() {
+            match compute(&mut [(&mut *session, &mut *self)]) {
+                Err(Error::Interrupted) => self.finish = Some(Finish::Interrupted),
+                computed => {
+                    computed?;
+                }
             }
-            self.stats.decode_steps += 1;
         }
+        let text = if self.finish.is_none() { self.draw_all(session) } else { Ok(String::new()) };
+        self.forget(session);
+        if self.finish.is_some() {
+            let mut learnt = session.shared().chances.lock().unwrap_or_else(PoisonError::into_inner);
+            learnt.clone_from(&self.drafter.chances);
+        }
+        text
+    }
+
+    /// What the next step computes: the pending token, and guesses of what follows it, `most` at most, worth it in a step
+    /// with so many tokens of others.
+    fn ahead(&mut self, session: &mut Session, most: usize, others: usize) -> Result<Vec<u32>> {
+        let pending = self.pending.expect("only then there is something to compute");
+        let left = self.limits.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(self.stats.decode_tokens));
+        let free = session.capacity() - session.tokens().len() - 1;
+        let room = free.min(left.saturating_sub(1)).min(most);
+        let place = Place { pending, room, others, interrupt: self.limits.interrupt.as_deref() };
+        let mut tokens = vec![pending];
+        if room > 0 {
+            tokens.extend(self.drafter.guess(session, &place)?);
+        }
+        Ok(tokens)
+    }
+
+    /// `tokens` are in the session now, and these are their logits.
+    fn computed(&mut self, tokens: &[u32], logits: &[f32]) {
+        self.pending = None;
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.guessed = tokens[1..].iter().copied().collect();
+        (self.row, self.right) = (0, 0);
+        self.stats.decode_steps += 1;
+        self.stats.drafted += self.guessed.len();
+    }
+
+    /// Draws tokens for as long as they are those that were guessed, and one more.
+    fn draw_all(&mut self, session: &mut Session) -> Result<String> {
+        let mut text = self.draw(session)?;
+        while self.finish.is_none() && self.pending.is_none() {
+            self.finish = self.ended(session);
+            if self.finish.is_none() {
+                text.push_str(&self.draw(session)?);
+            }
+        }
+        Ok(text)
+    }
+
+    /// The next token, drawn from the model's logits for its position as it would be without guesses.
+    fn draw(&mut self, session: &mut Session) -> Result<String> {
+        let vocab = session.shared().config.vocab;
+        let known = session.tokens().len() - self.guessed.len();
         if let Some(walk) = &mut self.walk {
-            let room = session.capacity() + 1 - session.tokens().len();
+            let room = session.capacity() + 1 - known;
             let left = self.limits.max_tokens.map_or(room, |most| room.min(most - self.stats.decode_tokens));
             self.sampler.allow(walk.allowed(left)?);
             self.stats.landed_tokens += usize::from(walk.is_landing());
         }
+        let (logits, recent) = (&mut self.logits[self.row * vocab..][..vocab], &session.tokens()[..known]);
         let (id, logprobs) = match self.logprobs {
-            None => (self.sampler.sample(&mut self.logits, session.tokens())?, None),
+            None => (self.sampler.sample(logits, recent)?, None),
             Some(top) => {
-                let (id, said) = self.sampler.sample_with_logprobs(&mut self.logits, session.tokens(), top)?;
+                let (id, said) = self.sampler.sample_with_logprobs(logits, recent, top)?;
                 (id, Some(said))
             }
         };
         self.stats.decode_tokens += 1;
+        self.stats.step_tokens += usize::from(self.stats.decode_steps > 0);
+        let right = self.guessed.front() == Some(&id);
+        if right {
+            self.guessed.pop_front();
+            (self.row, self.right) = (self.row + 1, self.right + 1);
+            self.stats.accepted += 1;
+        } else {
+            self.forget(session);
+        }
         let text = &session.shared().text;
         if text.is_eos(id) {
             self.finish = Some(Finish::Eos);
@@ -241,7 +317,7 @@ impl Answer {
         {
             self.finish = Some(Finish::Complete);
         }
-        self.pending = Some(id);
+        self.pending = (!right).then_some(id);
         self.held.push_back((self.decoded, Token { id, logprobs }));
         let decoded = self.stream.push(text.piece(id));
         self.decoded += decoded.len();
@@ -250,6 +326,15 @@ impl Answer {
             self.finish = Some(Finish::Stop);
         }
         Ok(shown)
+    }
+
+    /// Takes guesses nobody has drawn out of the session. They are fewer than a step's tokens, so that no window has
+    /// overwritten what comes before them.
+    fn forget(&mut self, session: &mut Session) {
+        let kept = session.truncate(session.tokens().len() - self.guessed.len());
+        assert!(kept, "a ring holds a step more than its window");
+        self.guessed.clear();
+        self.drafter.checked(self.right);
     }
 
     /// Why no further token may be written.
@@ -302,23 +387,47 @@ fn write_together(turns: &mut [(&mut Session, &mut Answer)], together: &[usize])
     let started = Instant::now();
     let host = turns[together[0]].0.shared().host.clone();
     let before = host.touched();
-    let mut answers = Vec::with_capacity(together.len());
-    let mut sessions = Vec::with_capacity(together.len());
-    for (_, (session, answer)) in turns.iter_mut().enumerate().filter(|(at, _)| together.contains(at)) {
-        sessions.push((&mut **session, [answer.pending.expect("that is why it is among them")]));
-        answers.push(answer);
+    let chosen = turns.iter_mut().enumerate().filter(|(at, _)| together.contains(at));
+    let mut chosen: Vec<(&mut Session, &mut Answer)> = chosen.map(|(_, (s, a))| (&mut **s, &mut **a)).collect();
+    if compute(&mut chosen).is_err() {
+        return;
     }
-    let mut fed: Vec<(&mut Session, &[u32])> = sessions.iter_mut().map(|(s, token)| (&mut **s, &token[..])).collect();
-    let Ok(logits) = Session::feed_together(&mut fed, None) else { return };
-    let vocab = logits.len() / fed.len();
-    let (seconds, bytes) = (started.elapsed().as_secs_f64(), (host.touched() - before) / fed.len() as u64);
-    for (answer, row) in answers.into_iter().zip(logits.chunks_exact(vocab)) {
-        answer.pending = None;
-        answer.logits.copy_from_slice(row);
-        answer.stats.decode_steps += 1;
+    let (seconds, bytes) = (started.elapsed().as_secs_f64(), (host.touched() - before) / chosen.len() as u64);
+    for (_, answer) in chosen {
         answer.stats.decode_seconds += seconds;
         answer.stats.decode_bytes += bytes;
     }
+}
+
+/// One step of the model for the pending token of each answer, and for what is guessed to follow it. One alone can be
+/// interrupted. After an error sessions are as they were.
+fn compute(turns: &mut [(&mut Session, &mut Answer)]) -> Result<()> {
+    let Some((session, _)) = turns.first() else { return Ok(()) };
+    let shared = session.shared_arc();
+    let (mut total, mut guesses) = (turns.len(), shared.drafting.max);
+    let mut ahead = Vec::with_capacity(turns.len());
+    for (session, answer) in turns.iter_mut() {
+        let tokens = answer.ahead(session, guesses, total - 1)?;
+        total += tokens.len() - 1;
+        guesses -= tokens.len() - 1;
+        ahead.push(tokens);
+    }
+    let interrupt = match turns {
+        [(_, answer)] => answer.limits.interrupt.clone(),
+        _ => None,
+    };
+    let started = Instant::now();
+    let mut fed: Vec<(&mut Session, &[u32])> =
+        turns.iter_mut().zip(&ahead).map(|((session, _), tokens)| (&mut **session, tokens.as_slice())).collect();
+    let logits = Session::feed_together(&mut fed, interrupt.as_deref())?;
+    shared.pace.saw(total, started.elapsed().as_secs_f64());
+    let mut rows = logits.as_slice();
+    for ((_, answer), tokens) in turns.iter_mut().zip(&ahead) {
+        let (own, others) = rows.split_at(tokens.len() * shared.config.vocab);
+        rows = others;
+        answer.computed(tokens, own);
+    }
+    Ok(())
 }
 
 /// An answer with its session: an iterator over pieces of text, each valid UTF-8.

@@ -4,6 +4,7 @@
 //! being written in one. All are plain values: no global state, no thread of their own.
 
 mod answer;
+mod draft;
 pub mod grammar;
 mod ledger;
 mod pin;
@@ -14,6 +15,7 @@ pub mod stops;
 pub mod text;
 
 pub use answer::{Answer, Finish, Generation, Limits, Piece, Stats, Token, advance};
+pub use draft::Drafting;
 pub use ledger::{Budget, Ledger, Line};
 pub use session::Session;
 
@@ -28,13 +30,14 @@ use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
 use crate::pool::Pool;
+use draft::{Chances, Pace};
 use grammar::{Form, Grammar, Grammars};
 use kernels::Isa;
 use kernels::attend::KvFormat;
 pub use place::Requirements;
 use place::{Placed, place};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use text::{TemplateOverride, Text};
 
 /// Positions a session holds when nothing is said and the model could hold more.
@@ -79,6 +82,10 @@ pub struct Options {
     /// Sessions, and positions of one step whose logits are asked for, that the budget must have room for.
     pub sessions: usize,
     pub logits: usize,
+    /// How answers are written ahead of the model; changes no token. Of one step so many logits more are asked for.
+    pub drafting: Drafting,
+    /// A smaller model of the same vocabulary that guesses, opened with the same options. It is lent the threads.
+    pub draft: Option<Engine>,
     pub template: TemplateOverride,
     /// Refuse weights that are not finite (reads every weight once).
     pub check: bool,
@@ -109,6 +116,8 @@ impl Default for Options {
             lock: false,
             sessions: 1,
             logits: 1,
+            drafting: Drafting { max: 0, ..Drafting::default() },
+            draft: None,
             template: TemplateOverride::default(),
             check: false,
             trace: None,
@@ -134,6 +143,17 @@ struct Shared {
     ledger: Ledger,
     on_disk: Option<(PathBuf, usize)>,
     grammars: OnceLock<Result<Grammars>>,
+    drafting: Drafting,
+    draft: Option<Engine>,
+    /// What steps of so many tokens take, and how often guesses were right.
+    pace: Pace,
+    chances: Mutex<Chances>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("model", &self.shared.config.name).finish_non_exhaustive()
+    }
 }
 
 impl Engine {
@@ -165,9 +185,17 @@ impl Engine {
         let most = threads.0.max(threads.1);
         let Placed { kv, placement, ledger, on_disk } = place(&checkpoint, options, most, &mut notes)?;
         let isa = options.isa.map_or_else(Isa::from_env, Ok).map_err(Error::Usage)?;
-        let mut host = Host::new(isa, most);
-        host.skip = options.skip;
-        let host = Arc::new(host);
+        let host = match &options.draft {
+            Some(draft) => {
+                draft::same_vocabulary(draft, &text)?;
+                draft.shared.host.clone() // one model computes while the other waits: the same threads
+            }
+            None => {
+                let mut host = Host::new(isa, most);
+                host.skip = options.skip;
+                Arc::new(host)
+            }
+        };
         if options.check {
             checkpoint.check_finite(&|n, job| host.pool.run(n, job), progress)?;
         }
@@ -185,10 +213,25 @@ impl Engine {
         if let Some(path) = &options.trace {
             model.record(Recorder::create(path, &header(&config, &model))?);
         }
-        let grammars = OnceLock::new();
-        Ok(Engine {
-            shared: Arc::new(Shared { config, text, model, host, kv, threads, notes, ledger, on_disk, grammars }),
-        })
+        let all = config.layers.len() * config.experts;
+        let resident = placement.slots.as_ref().map_or(1.0, |slots| slots.count.min(all) as f64 / all as f64);
+        let shared = Shared {
+            pace: Pace::new(&config, resident),
+            chances: Mutex::default(),
+            drafting: options.drafting,
+            draft: options.draft.clone(),
+            config,
+            text,
+            model,
+            host,
+            kv,
+            threads,
+            notes,
+            ledger,
+            on_disk,
+            grammars: OnceLock::new(),
+        };
+        Ok(Engine { shared: Arc::new(shared) })
     }
 
     /// The shape of the model.

@@ -236,7 +236,13 @@ impl Account<'_> {
 
     fn step(&self, wish: &Wish) -> u64 {
         let tokens = wish.chunk.min(wish.context);
-        step_bytes(self.config, tokens, self.options.logits.clamp(1, tokens))
+        let wanted = self.options.logits + self.options.drafting.max;
+        step_bytes(self.config, tokens.max(wanted), wanted.max(1))
+    }
+
+    /// The smaller model that guesses: it was opened before, and what it holds by now is counted twice.
+    fn draft(&self) -> u64 {
+        self.options.draft.as_ref().map_or(0, |draft| draft.ledger().total())
     }
 
     fn threads(&self, plan: Plan) -> u64 {
@@ -252,7 +258,7 @@ impl Account<'_> {
     }
 
     fn needs(&self, wish: &Wish) -> Needs {
-        let fixed = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), self.allocator()];
+        let own = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), self.allocator()];
         let tiered = self.sizes.dense.map(|dense| Tiered {
             dense: dense + self.policy() + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
             slot: self.slot,
@@ -261,7 +267,7 @@ impl Account<'_> {
             token: self.config.layers.len() * self.config.active,
         });
         Needs {
-            fixed: fixed.into_iter().fold(0, u64::saturating_add),
+            fixed: own.into_iter().fold(self.draft(), u64::saturating_add),
             weights: self.sizes.mapped + self.sizes.edges + self.sizes.owned,
             tiered,
         }
@@ -289,6 +295,9 @@ impl Account<'_> {
         ledger.add(format!("cache, {} positions of rewind", kv.rewind), rewind);
         ledger.add(format!("activations, steps of {}", kv.chunk), self.step(wish));
         ledger.add("threads", self.threads(plan));
+        if self.draft() > 0 {
+            ledger.add("the model that guesses", self.draft());
+        }
         let edges = if plan == Plan::Whole { self.sizes.edges } else { 0 };
         ledger.add("allocator, edges of pages", self.allocator() + edges);
         ledger

@@ -5,6 +5,8 @@ use super::sampler::Sampling;
 use super::{Engine, Shared};
 use crate::error::{Error, Result};
 use crate::model::{KvCache, Step};
+use kernels::Isa;
+use kernels::norm::exp_all;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,16 +15,23 @@ pub struct Session {
     engine: Engine,
     kv: KvCache,
     tokens: Vec<u32>,
+    /// The same conversation in the smaller model that guesses, as far as it has followed.
+    draft: Option<Box<Session>>,
 }
 
 impl Session {
     pub(super) fn new(engine: Engine) -> Session {
         let kv = KvCache::new(&engine.shared.kv);
-        Session { engine, kv, tokens: Vec::new() }
+        let draft = engine.shared.draft.as_ref().map(|draft| Box::new(draft.session()));
+        Session { engine, kv, tokens: Vec::new(), draft }
     }
 
     pub(super) fn shared(&self) -> &Shared {
         &self.engine.shared
+    }
+
+    pub(super) fn shared_arc(&self) -> Arc<Shared> {
+        self.engine.shared.clone()
     }
 
     /// Tokens whose positions are in the cache.
@@ -102,6 +111,51 @@ impl Session {
         Ok(logits)
     }
 
+    /// How the smaller model goes on after `text`: its likeliest tokens, `count` at most, as long as each has a chance of
+    /// `p_min`. Nothing without such a model, where `text` does not fit in it, and when interrupted.
+    pub(super) fn draft(
+        &mut self,
+        text: &[u32],
+        count: usize,
+        p_min: f32,
+        interrupt: Option<&AtomicBool>,
+    ) -> Result<Vec<u32>> {
+        let Some(draft) = &mut self.draft else { return Ok(Vec::new()) };
+        if text.len() + count > draft.capacity() {
+            return Ok(Vec::new());
+        }
+        let common = draft.tokens.iter().zip(text).take_while(|(a, b)| a == b).count();
+        draft.truncate(common.min(text.len() - 1)); // empty where that is not held
+        let mut guesses: Vec<u32> = Vec::new();
+        let mut row = Vec::new();
+        while guesses.len() < count {
+            let unread = match guesses.last() {
+                Some(last) => vec![*last],
+                None => text[draft.tokens.len()..].to_vec(),
+            };
+            let want = unread.len() - 1..unread.len();
+            if !draft.feed_until(&unread, want, interrupt, &mut |_, logits| row = logits.to_vec())? {
+                break;
+            }
+            let (id, chance) = likeliest(draft.shared().host.isa, &mut row);
+            if chance < p_min || chance.is_nan() {
+                break;
+            }
+            guesses.push(id);
+        }
+        Ok(guesses)
+    }
+
+    pub(super) fn has_draft(&self) -> bool {
+        self.draft.is_some()
+    }
+
+    /// Whether nothing that is guessed may come from this id on.
+    pub(super) fn is_end(&self, id: u32) -> bool {
+        let text = &self.shared().text;
+        id as usize >= text.limit() || text.is_eos(id)
+    }
+
     /// Whether `tokens` may come after the first `len`.
     pub(super) fn check(&self, len: usize, tokens: &[u32]) -> Result<()> {
         let (vocab, context) = (self.shared().config.vocab, self.capacity());
@@ -129,6 +183,9 @@ impl Session {
     /// [`shares`](Session::shares) allows it: otherwise this session is empty afterwards.
     pub fn copy(&mut self, other: &Session, len: usize) {
         assert!(Arc::ptr_eq(&self.engine.shared, &other.engine.shared), "sessions of one engine");
+        if let (Some(draft), Some(other)) = (&mut self.draft, &other.draft) {
+            draft.copy(other, other.tokens.len());
+        }
         self.kv.copy(&other.kv);
         self.tokens.clone_from(&other.tokens);
         self.truncate(len);
@@ -148,4 +205,17 @@ impl Session {
         }
         Ok(Generation::new(self, answer))
     }
+}
+
+/// The id of the largest logit, and its share of all of them; `logits` are changed.
+fn likeliest(isa: Isa, logits: &mut [f32]) -> (u32, f32) {
+    let (mut best, mut max) = (0, f32::NEG_INFINITY);
+    for (id, &logit) in (0u32..).zip(&*logits) {
+        if logit > max {
+            (best, max) = (id, logit);
+        }
+    }
+    logits.iter_mut().for_each(|logit| *logit -= max);
+    exp_all(isa, logits);
+    (best, 1.0 / logits.iter().sum::<f32>())
 }

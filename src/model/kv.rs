@@ -145,8 +145,8 @@ impl KvCache {
     /// cache is then empty.
     pub fn truncate(&mut self, len: usize) -> bool {
         let kept = self.holds(len);
-        if !kept {
-            self.high = 0;
+        if !kept || len == 0 {
+            self.high = 0; // of what was written before nothing counts any more
         }
         self.len = if kept { len.min(self.len) } else { 0 };
         kept
@@ -213,6 +213,10 @@ mod tests {
         assert_eq!(kv.len(), 0);
         kv.grow(700);
         assert!(kv.truncate(1), "nothing has been overwritten yet");
+        kv.grow(8000);
+        assert!(kv.truncate(0));
+        kv.grow(700);
+        assert!(kv.truncate(600), "what an earlier conversation wrote does not matter");
     }
 
     #[test]

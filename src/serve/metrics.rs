@@ -21,6 +21,8 @@ pub struct Metrics {
     prompt_tokens: AtomicU64,
     reused_tokens: AtomicU64,
     written_tokens: AtomicU64,
+    drafted_tokens: AtomicU64,
+    accepted_tokens: AtomicU64,
     prompt_micros: AtomicU64,
     decode_micros: AtomicU64,
     bytes: AtomicU64,
@@ -111,6 +113,8 @@ impl Metrics {
         add(&self.ended, 1);
         add(&self.prompt_tokens, stats.prompt_tokens as u64);
         add(&self.reused_tokens, stats.reused_tokens as u64);
+        add(&self.drafted_tokens, stats.drafted as u64);
+        add(&self.accepted_tokens, stats.accepted as u64);
         add(&self.written_tokens, stats.decode_tokens as u64);
         add(&self.prompt_micros, (stats.prompt_seconds * 1e6) as u64);
         add(&self.decode_micros, (stats.decode_seconds * 1e6) as u64);
@@ -157,6 +161,8 @@ impl Metrics {
             ("answers_failed_total", "Answers that failed.", get(&self.failed) as f64),
             ("answers_cancelled_total", "Answers nobody waited for.", get(&self.cancelled) as f64),
             ("prompt_tokens_total", "Prompt tokens computed.", get(&self.prompt_tokens) as f64),
+            ("drafted_tokens_total", "Tokens guessed ahead of the model.", get(&self.drafted_tokens) as f64),
+            ("accepted_tokens_total", "Guessed tokens that were right.", get(&self.accepted_tokens) as f64),
             ("prompt_tokens_reused_total", "Prompt tokens found in a cache.", get(&self.reused_tokens) as f64),
             ("written_tokens_total", "Tokens of answers.", get(&self.written_tokens) as f64),
             ("prompt_seconds_total", "Seconds spent reading prompts.", seconds(&self.prompt_micros)),

@@ -221,11 +221,14 @@ fn add(total: &mut Stats, stats: &Stats) {
     total.prompt_seconds += stats.prompt_seconds;
     total.decode_tokens += stats.decode_tokens;
     total.decode_steps += stats.decode_steps;
+    total.step_tokens += stats.step_tokens;
+    total.drafted += stats.drafted;
+    total.accepted += stats.accepted;
     total.decode_seconds += stats.decode_seconds;
     total.landed_tokens += stats.landed_tokens;
 }
 
-/// llama.cpp's object. The first token of an answer comes out of the prompt's last step, so speeds count steps.
+/// llama.cpp's object. The first token of an answer comes out of the prompt's last step, so speeds count what came after.
 fn timings(stats: &Stats) -> Value {
     let each = |seconds: f64, count: usize| if count == 0 { 0.0 } else { seconds * 1e3 / count as f64 };
     let speed = |seconds: f64, count: usize| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
@@ -238,7 +241,9 @@ fn timings(stats: &Stats) -> Value {
         "predicted_n": stats.decode_tokens,
         "landed_n": stats.landed_tokens,
         "predicted_ms": stats.decode_seconds * 1e3,
-        "predicted_per_token_ms": each(stats.decode_seconds, stats.decode_steps),
-        "predicted_per_second": speed(stats.decode_seconds, stats.decode_steps),
+        "predicted_per_token_ms": each(stats.decode_seconds, stats.step_tokens),
+        "predicted_per_second": speed(stats.decode_seconds, stats.step_tokens),
+        "draft_n": stats.drafted,
+        "draft_n_accepted": stats.accepted,
     })
 }

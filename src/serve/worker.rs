@@ -216,9 +216,11 @@ impl Worker {
             Ok(Some(piece)) => {
                 if stats.decode_tokens > writing.tokens {
                     let now = Instant::now();
+                    let count = (stats.decode_tokens - writing.tokens) as u32;
                     match writing.last.replace(now) {
                         None => metrics.first_token(writing.job.arrived.elapsed()),
-                        Some(last) => metrics.next_token(now - last),
+                        // Several come at once where they had been guessed.
+                        Some(last) => (0..count).for_each(|_| metrics.next_token((now - last) / count)),
                     }
                     writing.tokens = stats.decode_tokens;
                 }
@@ -250,7 +252,7 @@ impl Worker {
 /// What the log says about an answer: figures, never words of it.
 fn line(ended: &Ended, took: Duration) -> String {
     let Ended { finish, stats } = ended;
-    let speed = match stats.decode_steps {
+    let speed = match stats.step_tokens {
         0 => String::new(),
         steps => format!(" at {:.1} tok/s", steps as f64 / stats.decode_seconds),
     };
