@@ -154,11 +154,11 @@ impl Model {
     }
 
     /// Experts a later layer may choose, guessed from the input of `layer`, for reading ahead: nothing where none is ever
-    /// read, and for a prompt.
+    /// read, and for many tokens, which may take them all.
     fn guessed(&self, layer: usize, x: &Activations) -> Vec<ExpertId> {
         let ahead = self.experts.read_ahead();
         match self.blocks.get(layer.saturating_add(ahead)) {
-            Some(later) if ahead > 0 && x.t() == 1 => later.router.expect(&self.host, x, 1),
+            Some(later) if ahead > 0 && later.router.leaves_some(x.t()) => later.router.expect(&self.host, x, 1),
             _ => Vec::new(),
         }
     }

@@ -39,11 +39,26 @@ impl Router {
         Ok(choice)
     }
 
-    /// The experts this router would choose first for the token of `x` `[1, width]` if that, which entered an earlier layer,
-    /// entered its own: `times` as many as it will choose, likeliest first. A guess, never an error.
+    /// The experts this router would choose first for the tokens of `x` `[t, width]` if that, which entered an earlier layer,
+    /// entered its own: `times` as many for each as it will choose, each once, likeliest first. A guess, never an error.
     pub fn expect(&self, host: &Host, x: &Activations, times: usize) -> Vec<ExpertId> {
-        let order = ranked(&self.weight.forward(host, x));
-        order.into_iter().take(times * self.active).map(|index| ExpertId { layer: self.layer, index }).collect()
+        let logits = self.weight.forward(host, x);
+        let orders: Vec<Vec<u16>> = logits.chunks_exact(self.weight.rows()).map(ranked).collect();
+        // The first choice of every token comes before the second of any.
+        let mut expected: Vec<u16> = Vec::new();
+        for rank in 0..(times * self.active).min(self.weight.rows()) {
+            for order in &orders {
+                if !expected.contains(&order[rank]) {
+                    expected.push(order[rank]);
+                }
+            }
+        }
+        expected.into_iter().map(|index| ExpertId { layer: self.layer, index }).collect()
+    }
+
+    /// Whether so many tokens leave experts of the layer alone, whatever they choose.
+    pub fn leaves_some(&self, tokens: usize) -> bool {
+        tokens * self.active <= self.weight.rows()
     }
 
     /// The largest logits win, ties go to the lower index; gating sees the winners only.
