@@ -13,6 +13,8 @@ mod grammars;
 mod program;
 #[path = "api/refusals.rs"]
 mod refusals;
+#[path = "api/slots.rs"]
+mod slots;
 #[path = "api/thermocline.rs"]
 mod thermocline_live;
 

@@ -236,7 +236,7 @@ fn a_file_changed_or_replaced_while_running() {
     let checkpoint = Checkpoint::open(&packed).unwrap();
     std::fs::write(folder.path().join("other"), &whole).unwrap();
     std::fs::rename(folder.path().join("other"), &packed).unwrap();
-    let error = Engine::with(checkpoint, &options(Some(few())), &mut |_, _| {}).err().expect("it opened");
+    let error = Engine::with(checkpoint, &options(Some(few())), &mut |_, _| {}).expect_err("it opened");
     assert!(matches!(&error, Error::Model(s) if s.contains("packed.gguf") && s.contains("replaced")), "{error}");
 
     // Overwritten in place: seen where hashes are checked.

@@ -319,6 +319,9 @@ pub struct ServeArgs {
     /// Answers that may wait beyond those; more are turned away [default: as many as make 64 in all]
     #[arg(long, value_name = "N", env = "THERMOCLINE_QUEUE", value_parser = queue)]
     pub queue: Option<usize>,
+    /// Let clients save conversations in this folder, and go on with them later (/slots)
+    #[arg(long, value_name = "FOLDER", env = "THERMOCLINE_SLOT_SAVE_PATH")]
+    pub slot_save_path: Option<PathBuf>,
     /// Seconds one request may take
     #[arg(long, value_name = "S", env = "THERMOCLINE_TIMEOUT", value_parser = positive, default_value = "600")]
     pub timeout: usize,

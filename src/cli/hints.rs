@@ -107,7 +107,8 @@ const HINTS: &[Hint] = &[
     ),
     hint(
         &["--prompt-cache", "--prompt-cache-all", "--prompt-cache-ro", "--slot-save-path"],
-        "in a chat only what is new is computed; /save and /load keep a conversation's text",
+        "in a chat only what is new is computed; /save and /load keep a conversation's text, and `serve --slot-save-path` \
+         what was computed of it",
     ),
     hint(
         &["--samplers", "--sampler-seq", "--sampling-seq", "--typical", "--top-nsigma", "--top-n-sigma", "--tfs"],

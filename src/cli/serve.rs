@@ -8,7 +8,7 @@ use super::terminal::{say, say_note};
 use super::{Done, bundled, run};
 use crate::error::{Error, Result};
 use crate::serve::{Loaded, Server, Settings};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ pub fn run(args: ServeArgs) -> Done {
         aliases: args.alias.clone(),
         slots: args.parallel,
         queue: args.queue.unwrap_or(PLACES.saturating_sub(args.parallel)),
+        slot_folder: slot_folder(args.slot_save_path.as_deref())?,
         timeout: Duration::from_secs(args.timeout as u64),
         sampling: run::sampling(&args.sampling, false),
         seed: run::seed(&args.sampling),
@@ -65,6 +66,16 @@ fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)
     // A name to be typed into clients.
     let name = if name == bundled::NAME { "bundled".to_string() } else { name };
     Ok((Loaded { engine, name, predicted: None }, recording))
+}
+
+/// A folder that is there. Errors (usage): anything else.
+fn slot_folder(path: Option<&Path>) -> Result<Option<PathBuf>> {
+    match path {
+        Some(path) if !path.is_dir() => {
+            Err(Error::Usage(format!("--slot-save-path {}: expected a folder that is there", path.display())))
+        }
+        path => Ok(path.map(Path::to_path_buf)),
+    }
 }
 
 /// Keys as given, and the lines of the file. Errors (usage): a file without keys, and keys no header can carry.

@@ -6,6 +6,7 @@
 mod answer;
 mod draft;
 pub mod grammar;
+mod kept;
 mod ledger;
 mod pin;
 mod place;
@@ -32,6 +33,7 @@ use crate::model::{KvShape, Model};
 use crate::pool::Pool;
 use draft::{Chances, Pace};
 use grammar::{Form, Grammar, Grammars};
+use kept::Identity;
 use kernels::Isa;
 use kernels::attend::KvFormat;
 pub use place::Requirements;
@@ -143,6 +145,7 @@ struct Shared {
     ledger: Ledger,
     on_disk: Option<(PathBuf, usize)>,
     grammars: OnceLock<Result<Grammars>>,
+    identity: Identity,
     drafting: Drafting,
     draft: Option<Engine>,
     /// What steps of so many tokens take, and how often guesses were right.
@@ -199,6 +202,7 @@ impl Engine {
         if options.check {
             checkpoint.check_finite(&|n, job| host.pool.run(n, job), progress)?;
         }
+        let identity = Identity::of(&checkpoint, &format!("{:?}", options.quant));
         let load = match placement.slots {
             Some(_) => Weights::load_dense,
             None => Weights::load,
@@ -216,6 +220,7 @@ impl Engine {
         let all = config.layers.len() * config.experts;
         let resident = placement.slots.as_ref().map_or(1.0, |slots| slots.count.min(all) as f64 / all as f64);
         let shared = Shared {
+            identity,
             pace: Pace::new(&config, resident),
             chances: Mutex::default(),
             drafting: options.drafting,

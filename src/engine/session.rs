@@ -30,6 +30,20 @@ impl Session {
         &self.engine.shared
     }
 
+    pub(super) fn kv(&self) -> &KvCache {
+        &self.kv
+    }
+
+    pub(super) fn kv_mut(&mut self) -> &mut KvCache {
+        &mut self.kv
+    }
+
+    /// Says that the cache was filled with what it held when `tokens` were in it.
+    pub(super) fn restored(&mut self, tokens: Vec<u32>, written: usize) {
+        self.kv.filled(tokens.len(), written);
+        self.tokens = tokens;
+    }
+
     pub(super) fn shared_arc(&self) -> Arc<Shared> {
         self.engine.shared.clone()
     }

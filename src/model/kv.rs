@@ -7,6 +7,7 @@
 
 use crate::config::Config;
 use kernels::attend::{BLOCK, Buffer, KvFormat, Ring};
+use std::ops::Deref;
 
 /// The sizes of one session's cache.
 #[derive(Clone, Debug)]
@@ -44,6 +45,16 @@ impl KvShape {
     fn rings(&self, positions: usize) -> (Ring, Ring) {
         let ring = |format| Ring::new(format, self.head_width, positions);
         (ring(self.keys), ring(self.values))
+    }
+
+    /// What two caches have in common whose parts fit each other, in words.
+    pub fn words(&self) -> String {
+        let positions: Vec<String> =
+            self.windows.iter().map(|w| self.rings(self.positions(*w, self.rewind)).0.capacity().to_string()).collect();
+        let (keys, values) = (self.keys.name(), self.values.name());
+        let layers = positions.chunk_by(|a, b| a == b).map(|run| format!("{} x {}", run.len(), run[0]));
+        let layers: Vec<String> = layers.collect();
+        format!("{keys}/{values}, {} heads of {}, positions {}", self.kv_heads, self.head_width, layers.join(" "))
     }
 
     fn bytes_with(&self, rewind: usize) -> u64 {
@@ -128,17 +139,46 @@ impl KvCache {
 
     /// Becomes a copy of `other`, a cache of the same shape. Positions never written are not touched.
     pub fn copy(&mut self, other: &KvCache) {
-        for (layer, from) in self.layers.iter_mut().zip(&other.layers) {
-            let copy = |ring: Ring, to: &mut [Buffer], from: &[Buffer]| {
-                // Slots are filled from the first on, in whole tiles of keys.
-                let slots = other.high.next_multiple_of(BLOCK).min(ring.capacity());
-                let bytes = ring.bytes() / ring.capacity() * slots;
-                to.iter_mut().zip(from).for_each(|(to, from)| to[..bytes].copy_from_slice(&from[..bytes]));
-            };
-            copy(layer.key_ring, &mut layer.keys, &from.keys);
-            copy(layer.value_ring, &mut layer.values, &from.values);
-        }
+        self.parts_mut(other.high).into_iter().zip(other.parts()).for_each(|(to, from)| to.copy_from_slice(from));
         (self.len, self.high) = (other.len, other.high);
+    }
+
+    /// One more than the largest position ever written.
+    pub fn written(&self) -> usize {
+        self.high
+    }
+
+    /// What was ever written, layer by layer: a head's keys, the next one's, and then values.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let part = |ring: Ring, buffer| &Buffer::deref(buffer)[..used(ring, self.high)];
+        self.layers.iter().flat_map(move |layer| {
+            let keys = layer.keys.iter().map(move |buffer| part(layer.key_ring, buffer));
+            keys.chain(layer.values.iter().map(move |buffer| part(layer.value_ring, buffer)))
+        })
+    }
+
+    /// Where the parts of a cache with so many written positions lie.
+    pub fn parts_mut(&mut self, written: usize) -> Vec<&mut [u8]> {
+        let mut parts = Vec::new();
+        for layer in &mut self.layers {
+            let (keys, values) = (used(layer.key_ring, written), used(layer.value_ring, written));
+            parts.extend(layer.keys.iter_mut().map(|buffer| &mut buffer[..keys]));
+            parts.extend(layer.values.iter_mut().map(|buffer| &mut buffer[..values]));
+        }
+        parts
+    }
+
+    /// Bytes of those parts.
+    pub fn bytes_of(&self, written: usize) -> u64 {
+        let layer = |layer: &LayerKv| {
+            layer.keys.len() * used(layer.key_ring, written) + layer.values.len() * used(layer.value_ring, written)
+        };
+        self.layers.iter().map(|l| layer(l) as u64).sum()
+    }
+
+    /// Says that all parts were filled with those of a cache of `len` positions and so many written ones.
+    pub fn filled(&mut self, len: usize, written: usize) {
+        (self.len, self.high) = (len, written);
     }
 
     /// Forgets everything after `len`. False if a window has already overwritten what the next token would see: the
@@ -151,6 +191,12 @@ impl KvCache {
         self.len = if kept { len.min(self.len) } else { 0 };
         kept
     }
+}
+
+/// Bytes of a buffer that hold something once so many positions were written: slots are filled from the first on, in whole
+/// tiles of keys.
+fn used(ring: Ring, written: usize) -> usize {
+    ring.bytes() / ring.capacity() * written.next_multiple_of(BLOCK).min(ring.capacity())
 }
 
 #[cfg(test)]

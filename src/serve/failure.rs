@@ -62,6 +62,11 @@ impl Failure {
         Failure { param: Some("model".into()), ..Failure::new(StatusCode::NOT_FOUND, message, Some("model_not_found")) }
     }
 
+    pub fn no_file(name: &str) -> Failure {
+        let message = format!("no conversation was saved as {name:?}");
+        Failure { param: Some("filename".into()), ..Failure::new(StatusCode::NOT_FOUND, message, Some("not_found")) }
+    }
+
     pub fn no_route(path: &str) -> Failure {
         let message = format!("there is nothing at {path:?}; /openapi.json lists what there is");
         Failure::new(StatusCode::NOT_FOUND, message, Some("not_found"))

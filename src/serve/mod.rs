@@ -14,6 +14,7 @@ mod metrics;
 mod queue;
 mod routes;
 mod shape;
+mod slots;
 mod stream;
 mod thermocline;
 mod watch;
@@ -29,6 +30,7 @@ use metrics::Metrics;
 use queue::{Order, Queue};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock, mpsc};
@@ -58,6 +60,8 @@ pub struct Settings {
     /// Answers written at a time, and answers waiting beyond those.
     pub slots: usize,
     pub queue: usize,
+    /// Where conversations may be saved; `None`: nowhere.
+    pub slot_folder: Option<PathBuf>,
     /// For one request, from its arrival to its end.
     pub timeout: Duration,
     /// What a request does not say.

@@ -1,6 +1,7 @@
 //! Between the requests and the one worker that owns the engine: jobs go in, events come out.
 
 use super::metrics::Metrics;
+use super::slots::Errand;
 use crate::engine::sampler::Sampling;
 use crate::engine::{Finish, Limits, Piece, Stats};
 use crate::error::Error;
@@ -57,6 +58,8 @@ impl Job {
 /// What the worker receives.
 pub enum Order {
     Answer(Box<Job>),
+    /// Look after slots, before the next step.
+    Visit(Errand),
     /// Leave everything and end.
     End,
 }
@@ -85,6 +88,11 @@ impl Queue {
     /// `count` places, or `None` where so many are not free now.
     pub fn take(&self, count: usize) -> Option<OwnedSemaphorePermit> {
         self.places.clone().try_acquire_many_owned(u32::try_from(count).ok()?).ok()
+    }
+
+    /// Without a worker the order is dropped, which its sender hears.
+    pub fn visit(&self, errand: Errand) {
+        let _ = self.orders.send(Order::Visit(errand));
     }
 
     pub fn end(&self) {

@@ -1,7 +1,7 @@
 //! Which path leads where, in one list that the document at `/openapi.json` is held against.
 
 use super::failure::Failure;
-use super::{House, answers, door, thermocline, watch, words};
+use super::{House, answers, door, slots, thermocline, watch, words};
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
@@ -24,6 +24,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("POST", "/apply-template"),
+    ("GET", "/slots"),
+    ("POST", "/slots/{slot}"),
 ];
 
 /// Features of other servers that people look for here, refused by name.
@@ -69,6 +71,8 @@ fn handler(path: &str) -> MethodRouter<Arc<House>> {
         "/tokenize" => post(words::tokenize),
         "/detokenize" => post(words::detokenize),
         "/apply-template" => post(words::apply_template),
+        "/slots" => get(slots::list),
+        "/slots/{slot}" => post(slots::act),
         other => unreachable!("{other} is in the list and has no handler"),
     }
 }
@@ -77,8 +81,8 @@ fn handler(path: &str) -> MethodRouter<Arc<House>> {
 pub fn known(path: &str) -> &'static str {
     let missing = MISSING.iter().map(|(path, _)| *path);
     let mut all = ROUTES.iter().map(|(_, path)| *path).chain(missing);
-    let fits = |route: &&str| match route.strip_suffix("{model}") {
-        Some(beginning) => path.len() > beginning.len() && path.starts_with(beginning),
+    let fits = |route: &&str| match route.split_once('{') {
+        Some((beginning, _)) => path.len() > beginning.len() && path.starts_with(beginning),
         None => *route == path,
     };
     all.find(fits).unwrap_or("other")

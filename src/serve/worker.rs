@@ -2,9 +2,12 @@
 //! token, all in one step of the model.
 
 use super::House;
+use super::failure::{Failure, Outcome};
 use super::queue::{Ended, Event, Job, Order};
+use super::slots::Act;
 use crate::engine::{self, Answer, Engine, Finish, Piece, Session};
 use crate::error::Result;
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -73,18 +76,66 @@ impl Worker {
     fn receive(&mut self) -> bool {
         let idle = self.waiting.is_empty() && self.slots.iter().all(|slot| slot.writing.is_none());
         if idle {
-            match self.orders.recv() {
-                Ok(Order::Answer(job)) => self.waiting.push_back(job),
-                Ok(Order::End) | Err(_) => return false,
+            let Ok(order) = self.orders.recv() else { return false };
+            if !self.obey(order) {
+                return false;
             }
         }
         loop {
             match self.orders.try_recv() {
-                Ok(Order::Answer(job)) => self.waiting.push_back(job),
+                Ok(order) => {
+                    if !self.obey(order) {
+                        return false;
+                    }
+                }
                 Err(TryRecvError::Empty) => return true,
-                Ok(Order::End) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Disconnected) => return false,
             }
         }
+    }
+
+    /// False when it is time to end.
+    fn obey(&mut self, order: Order) -> bool {
+        match order {
+            Order::Answer(job) => self.waiting.push_back(job),
+            Order::Visit(errand) => {
+                let outcome = match &errand.act {
+                    None => Ok(self.picture()),
+                    Some((id, act)) => self.visit(*id, act),
+                };
+                errand.done(outcome);
+            }
+            Order::End => return false,
+        }
+        true
+    }
+
+    /// What each slot holds, those not made yet too.
+    fn picture(&self) -> Value {
+        let slot = |id: usize| {
+            let slot = self.slots.get(id);
+            json!({
+                "id": id,
+                "n_ctx": self.engine.context(),
+                "is_processing": slot.is_some_and(|slot| slot.writing.is_some()),
+                "n_past": slot.map_or(0, |slot| slot.session.tokens().len()),
+            })
+        };
+        (0..self.most_slots).map(slot).collect()
+    }
+
+    /// Saves, restores or erases the conversation of a slot that nothing is being written in.
+    fn visit(&mut self, id: usize, act: &Act) -> Outcome<Value> {
+        while self.slots.len() <= id {
+            self.slots.push(Slot { session: self.engine.session(), writing: None, used: 0 });
+        }
+        let slot = &mut self.slots[id];
+        if slot.writing.is_some() {
+            return Err(Failure::unavailable(format!(
+                "an answer is being written in slot {id}; try again when it is done"
+            )));
+        }
+        act.carry_out(id, &mut slot.session)
     }
 
     /// Gives waiting jobs, first come first served, a slot each.

@@ -92,6 +92,10 @@ impl Served {
         }
     }
 
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time limit");
@@ -146,6 +150,17 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Posts to a server that may be gone, and waits until it has answered or is.
+pub fn tell(address: &str, path: &str, body: &Value) -> std::io::Result<()> {
+    let (mut stream, body) = (TcpStream::connect(address)?, body.to_string());
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let length = body.len();
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json");
+    stream.write_all(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes())?;
+    stream.read_to_end(&mut Vec::new()).map(|_| ())
 }
 
 /// A whole response of a connection that is then closed.
