@@ -50,10 +50,10 @@ fn wrong_usage_is_2_and_a_sentence() {
 fn flags_of_llama_cpp_are_answered() {
     let home = Home::new();
     for (flag, words) in [
-        ("-ngl", "CPU"),
+        ("-mg", "CPU"),
         ("--no-mmap", "mapped"),
         ("-fa", "score matrix"),
-        ("--cpu-moe", "CPU"),
+        ("-sm", "CPU"),
         ("-ot", "CPU"),
         ("--grammar", "grammar"),
         ("--json-schema", "schema"),

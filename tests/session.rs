@@ -467,7 +467,7 @@ fn a_copied_beginning_is_as_good_as_a_computed_one() {
         say(&mut second, &tokens(90, 9), &letters(), &at_most(10)); // something to overwrite
         let shared = first.shares(&longer);
         assert!(shared >= length, "{length}: {shared}");
-        second.copy(&first, shared);
+        second.copy(&first, shared).unwrap();
         let (text, _, stats) = say(&mut second, &longer, &letters(), &at_most(30));
         assert_eq!((stats.reused_tokens, stats.prompt_tokens), (shared, longer.len() - shared));
         assert_eq!(text, from_scratch(&engine, &longer, &letters(), &at_most(30)), "{length}");

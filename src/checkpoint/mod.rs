@@ -14,7 +14,7 @@ mod safetensors;
 mod summary;
 
 pub use crate::config::{DownOrder, Part};
-pub use convert::{Matrix, Quant, Relay, Sizes, Spread, Weights};
+pub use convert::{Beside, Matrix, Quant, Relay, Sizes, Spread, Weights};
 pub use files::{Files, ReadAt};
 pub use form::{Form, Kind, Stored};
 pub use reader::{ALIGNED, Reader};

@@ -290,6 +290,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
     pub machine: MachineArgs,
 }
 
@@ -336,6 +338,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
     pub machine: MachineArgs,
 }
 
@@ -366,6 +370,8 @@ pub struct BenchArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
     #[command(flatten)]
     pub cores: CoreArgs,
 }
@@ -470,7 +476,8 @@ pub struct PlaceArgs {
     /// Everything on the processor
     #[arg(long, env = "THERMOCLINE_CPU", value_parser = FalseyValueParser::new())]
     pub cpu: bool,
-    /// [-dev] The device to use: cpu
+    /// [-dev] The accelerator to use: cuda, cuda:1, metal; cpu: none; stand-in: the processor in its place, slow, to try
+    /// placements [default: the first there is]
     #[arg(long, value_name = "NAME", env = "THERMOCLINE_DEVICE")]
     pub device: Option<String>,
 }

@@ -146,9 +146,9 @@ mod tests {
 
     #[test]
     fn foreign_flags_get_a_hint() {
-        assert!(hint(&["-ngl", "99"]).contains("-ngl"));
+        assert!(hint(&["-mg", "1"]).contains("-mg"));
         assert!(hint(&["-m", "x", "--no-mmap"]).contains("--no-mmap"));
-        assert!(hint(&["--n-cpu-moe=4"]).contains("--n-cpu-moe"));
+        assert!(hint(&["--split-mode=row"]).contains("--split-mode"));
         // `-r` is ours in bench and not in run.
         assert!(hint(&["-r", "User:"]).contains("--stop"));
         assert_eq!(ok(&["bench", "-r", "3"]), ["bench", "-r", "3"]);

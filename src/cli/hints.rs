@@ -23,7 +23,8 @@ pub fn for_flag(flag: &str, command: &str) -> Option<String> {
     Some(format!("there is no {flag} here{place}: {}", found.answer))
 }
 
-const DEVICE: &str = "everything runs on the CPU in this version, so nothing is offloaded and nothing needs to be set";
+const DEVICE: &str = "one accelerator is used at most, and --device, --vram, --gpu-layers and --n-cpu-moe of run, bench and serve say \
+                      what goes there; everything else runs on the CPU";
 const MAPPED: &str = "weights that need no conversion are read from the mapped file, converted ones are held in memory; --verbose prints which";
 const CHAT: &str = "with a terminal and without --prompt it chats anyway; --prompt gives one answer, --raw leaves the chat template out";
 const GRAMMAR: &str =
@@ -192,6 +193,6 @@ mod tests {
         assert!(for_flag("--rope-freq-base", "run").expect("known").contains("config"));
         assert!(for_flag("-t", "inspect").is_none());
         assert!(for_flag("--frobnicate", "run").is_none());
-        assert!(for_flag("-ngl", "bench").expect("known").contains("in `bench`"));
+        assert!(for_flag("-ngl", "pack").expect("known").contains("in `pack`"));
     }
 }

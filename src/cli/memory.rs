@@ -10,6 +10,9 @@ pub fn say_peak(engine: &Engine, always: bool) {
     if always || ledger.in_short().is_some() {
         say(&ledger.beside(&held));
     }
+    if let Some(accelerator) = engine.accelerator() {
+        ledger.beside_away(accelerator.held().1).iter().for_each(|line| say(line));
+    }
     if let Some(broken) = ledger.broken(&held) {
         say_note(&broken);
     }

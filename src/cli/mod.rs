@@ -11,6 +11,7 @@ mod cache_sim;
 mod chat;
 mod completions;
 mod conversation;
+mod device;
 mod forecast;
 mod hints;
 mod inspect;
@@ -229,7 +230,7 @@ mod tests {
         assert!(sentence(&["--quant", "q5"]).contains("q4_0"));
         assert!(sentence(&["-ctk", "q4"]).contains("q8_0"));
         assert!(sentence(&["--top-p", "2"]).contains("from 0 to 1"));
-        assert!(sentence(&["-ngl", "99"]).contains("CPU"));
+        assert!(sentence(&["-mg", "1"]).contains("CPU"));
         assert!(sentence(&["--frobnicate"]).contains("--frobnicate"));
         assert!(sentence(&["-p", "x", "bench"]).contains("command comes first"));
     }

@@ -116,6 +116,9 @@ pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options, interrupts: &
         say(&format!("{} kernels, {decode} threads for answers, {prompt} for prompts", engine.isa()));
         say(&engine.ledger().to_string());
     }
+    if let Some(away) = &engine.ledger().away {
+        say(&away.what);
+    }
     if let Some(line) = engine.ledger().in_short() {
         say(&line);
     }

@@ -6,7 +6,7 @@ use super::interrupt::Interrupts;
 use super::markdown::Paper;
 use super::open::{self, Opened};
 use super::values::{Predict, unescape};
-use super::{Done, Stop, chat, memory, terminal};
+use super::{Done, Stop, chat, device, memory, terminal};
 use crate::engine::Finish;
 use crate::engine::sampler::Sampling;
 use crate::engine::text::{Message, TemplateOverride};
@@ -22,6 +22,7 @@ pub fn run(args: RunArgs) -> Done {
     let prompt = prompt(&args)?;
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.machine.cores);
+    options.wanted = device::wanted(&args.place)?;
     options.context = args.machine.ctx_size;
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = template(&args.text.template);

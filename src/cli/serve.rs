@@ -5,7 +5,7 @@ use super::interrupt::Interrupts;
 use super::open::{self, Opened};
 use super::profile::Recording;
 use super::terminal::{say, say_note};
-use super::{Done, bundled, run};
+use super::{Done, bundled, device, run};
 use crate::error::{Error, Result};
 use crate::serve::{Loaded, Server, Settings};
 use std::path::{Path, PathBuf};
@@ -57,6 +57,7 @@ pub fn run(args: ServeArgs) -> Done {
 
 fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)> {
     let mut options = open::options(&args.load, &args.machine.cores);
+    options.wanted = device::wanted(&args.place)?;
     options.context = args.machine.ctx_size;
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = run::template(&args.template);

@@ -1,6 +1,8 @@
 //! Where the experts of a model are kept while it runs, as plain data.
 
+use super::Part;
 use crate::error::Error;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -23,8 +25,46 @@ pub struct OnDevice {
     pub dense: Vec<bool>,
     /// The last norm and the head.
     pub head: bool,
-    /// Layer and index of each expert that lies there, each once.
-    pub experts: Vec<(u16, u16)>,
+    /// Layer and index of each expert that lies there.
+    pub experts: BTreeSet<(u16, u16)>,
+}
+
+impl OnDevice {
+    /// Whether this part of a model lies there.
+    pub fn holds(&self, part: Part) -> bool {
+        match part {
+            Part::Embedding => false, // its rows are read one by one
+            Part::OutputNorm | Part::Head => self.head,
+            Part::NormIn(l)
+            | Part::Query(l)
+            | Part::Key(l)
+            | Part::Value(l)
+            | Part::AttentionOut(l)
+            | Part::NormFfn(l)
+            | Part::Router(l) => self.dense.get(l as usize).copied().unwrap_or(false),
+            Part::Gate(l, e) | Part::Up(l, e) | Part::Down(l, e) => self.experts.contains(&(l, e)),
+        }
+    }
+}
+
+/// What is asked of an accelerator; the rest is decided by what fits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// `None`: whichever there is.
+    pub name: Option<DeviceName>,
+    /// Most bytes of its memory; `None`: what is free, less a margin.
+    pub memory: Option<u64>,
+    /// So many layers, the last ones, whole and no others; one more than there are: the head too.
+    pub layers: Option<usize>,
+    /// The first layer whose experts may lie there.
+    pub experts_from: usize,
+}
+
+impl Wanted {
+    /// Whether anything was said, so that a machine without an accelerator is worth a word.
+    pub fn asks(&self) -> bool {
+        *self != Wanted::default()
+    }
 }
 
 /// The accelerators there are.

@@ -20,6 +20,7 @@ use crate::config::placement::DeviceName;
 use crate::config::size::shown;
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -30,6 +31,8 @@ pub enum What {
     Weights,
     /// Cosines and sines of the positions of a step.
     Angles,
+    /// What each query of a prompt's step sees.
+    Mask,
     /// The residual stream, where one layer lies here and the next there.
     Hidden,
     /// A router's logits.
@@ -44,9 +47,9 @@ pub enum What {
 }
 
 impl What {
-    pub const ALL: [What; 8] = {
+    pub const ALL: [What; 9] = {
         use What::*;
-        [Weights, Angles, Hidden, Router, Normed, Choice, Sum, Logits]
+        [Weights, Angles, Mask, Hidden, Router, Normed, Choice, Sum, Logits]
     };
 }
 
@@ -119,6 +122,19 @@ impl Accelerator {
     /// What tensors of it name as their device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Bytes of its memory that nobody uses, where that can be known.
+    pub fn free(&self) -> Option<u64> {
+        match self.name {
+            #[cfg(feature = "cuda")]
+            DeviceName::Cuda(_) => {
+                // Of the device that this thread opened last: there is one.
+                let info = candle_core::cuda_backend::cudarc::driver::result::mem_get_info();
+                info.ok().map(|(free, _)| free as u64)
+            }
+            _ => None,
+        }
     }
 
     /// Takes `bytes` of its memory. Fails with `Error::Memory` beyond its bound.
@@ -195,6 +211,12 @@ impl Accelerator {
         }
         let rows: Vec<Tensor> = (0..t).map(|row| compute(&x.narrow(0, row, 1)?)).collect::<Result<_>>()?;
         Ok(Tensor::cat(&rows, 0)?)
+    }
+}
+
+impl fmt::Debug for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} bytes held", self.name, self.held().0)
     }
 }
 

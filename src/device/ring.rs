@@ -1,6 +1,6 @@
 //! One layer's keys and values on an accelerator, and attention over them.
 
-use super::{Accelerator, Hold};
+use super::{Accelerator, Hold, What};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use std::ops::Range;
@@ -38,6 +38,11 @@ impl Ring {
         self.capacity
     }
 
+    /// Bytes of it, once it is written to.
+    pub fn bytes(&self) -> u64 {
+        (self.capacity * self.position_bytes()) as u64
+    }
+
     /// Bytes of one position.
     fn position_bytes(&self) -> usize {
         self.types.iter().map(|dtype| self.heads * self.head_width * dtype.size_in_bytes()).sum()
@@ -63,7 +68,7 @@ impl Ring {
 
     fn kept(&mut self) -> Result<&[Tensor; 2]> {
         if self.store.is_none() {
-            let hold = self.accelerator.hold((self.capacity * self.position_bytes()) as u64)?;
+            let hold = self.accelerator.hold(self.bytes())?;
             let shape = (self.heads, self.capacity, self.head_width);
             let new = |dtype| Tensor::zeros(shape, dtype, self.accelerator.device());
             self.store = Some(([new(self.types[0])?, new(self.types[1])?], hold));
@@ -125,6 +130,7 @@ impl Ring {
             seen.clone().map(move |position| if sees.contains(&position) { 0.0 } else { f32::NEG_INFINITY })
         };
         let mask: Vec<f32> = (0..n).flat_map(one).collect();
+        self.accelerator.brought(What::Mask, 4 * mask.len() as u64);
         Ok(Tensor::from_vec(mask, (n, seen.len()), self.accelerator.device())?)
     }
 

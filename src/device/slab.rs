@@ -71,9 +71,9 @@ impl Slab {
         let accelerator = &self.accelerator;
         let [gate, up, down] = matrices;
         let matrices = [
-            Weight::new(accelerator, &laid.gate, gate)?,
-            Weight::new(accelerator, &laid.up, up)?,
-            Weight::down(accelerator, &laid.down, laid.order, down)?,
+            Weight::in_slot(accelerator, &laid.gate, DownOrder::ByOutput, gate)?,
+            Weight::in_slot(accelerator, &laid.up, DownOrder::ByOutput, up)?,
+            Weight::in_slot(accelerator, &laid.down, laid.order, down)?,
         ];
         *self.slots[slot].write().unwrap_or_else(PoisonError::into_inner) = Some(matrices);
         Ok(())

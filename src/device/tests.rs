@@ -107,8 +107,7 @@ fn chosen_experts_in_slots_that_are_overwritten() {
                 let [gate, up, down] = &experts[e];
                 slab.write(slot, &laid, [&gate.1, &up.1, &down.1]).unwrap();
             };
-            (write(0, 0), write(1, 1), write(2, 2));
-            write(1, 3);
+            [(0, 0), (1, 1), (2, 2), (1, 3)].into_iter().for_each(|(slot, e)| write(slot, e));
             let x = numbers(3 * width, 5);
             let chosen = [
                 Chosen { slot: 1, tokens: &[0, 1, 2], weights: &[0.25, 0.5, 0.125] },
@@ -201,7 +200,8 @@ fn norms_and_rotation_are_the_kernels() {
     for (t, (x, normed)) in x.chunks(width).zip(normed.chunks_mut(width)).enumerate() {
         kernels::norm::rms_norm(isa, x, &weight, epsilon, normed);
         kernels::rope::rotate(isa, &mut turned[t * width..(t + 1) * width], angles.at(t).0, angles.at(t).1);
-        (cos.extend(angles.at(t).0), sin.extend(angles.at(t).1));
+        cos.extend(angles.at(t).0);
+        sin.extend(angles.at(t).1);
     }
     for accelerator in both() {
         let x = tensor(&x, width);

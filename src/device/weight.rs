@@ -1,6 +1,6 @@
 //! One matrix on an accelerator.
 
-use super::{Accelerator, What};
+use super::{Accelerator, Hold, What};
 use crate::checkpoint::{DownOrder, Kind, Stored};
 use crate::error::{Error, Result};
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
@@ -18,6 +18,7 @@ pub struct Weight {
     width: usize,
     /// One row for each input rather than for each output: a `down` by neuron.
     by_input: bool,
+    _hold: Option<Hold>,
 }
 
 enum Lies {
@@ -29,20 +30,19 @@ enum Lies {
 }
 
 impl Weight {
-    /// `bytes` of the matrix, in whatever form they lie. Takes as many of the accelerator's memory, which the caller has
-    /// held.
+    /// `bytes` of the matrix, in whatever form they lie; takes as many of the accelerator's memory. Fails where that is
+    /// short.
+    pub fn new(accelerator: &Arc<Accelerator>, kind: &Kind, bytes: &[u8]) -> Result<Weight> {
+        let hold = accelerator.hold(bytes.len() as u64)?;
+        let weight = Weight::in_slot(accelerator, kind, DownOrder::ByOutput, bytes)?;
+        Ok(Weight { _hold: Some(hold), ..weight })
+    }
+
+    /// The same in memory that is held already; `order` is that of a `down`, whose files come in two.
     ///
     /// Fails where candle's operations cannot multiply by such a matrix.
-    pub fn new(accelerator: &Arc<Accelerator>, kind: &Kind, bytes: &[u8]) -> Result<Weight> {
-        Weight::of(accelerator, kind, false, bytes)
-    }
-
-    /// The same for a `down`, whose files come in two orders.
-    pub fn down(accelerator: &Arc<Accelerator>, kind: &Kind, order: DownOrder, bytes: &[u8]) -> Result<Weight> {
-        Weight::of(accelerator, kind, order == DownOrder::ByNeuron, bytes)
-    }
-
-    fn of(accelerator: &Arc<Accelerator>, kind: &Kind, by_input: bool, bytes: &[u8]) -> Result<Weight> {
+    pub fn in_slot(accelerator: &Arc<Accelerator>, kind: &Kind, order: DownOrder, bytes: &[u8]) -> Result<Weight> {
+        let by_input = order == DownOrder::ByNeuron;
         let Kind { format, form, rows, width } = *kind;
         let blocks = Stored { format, form, rows, width, bytes }.file_rows(0..rows);
         let lies = if accelerator.plodding {
@@ -59,7 +59,7 @@ impl Weight {
             Lies::Quantised(quantised(accelerator, kind, blocks)?)
         };
         accelerator.brought(What::Weights, bytes.len() as u64);
-        Ok(Weight { accelerator: accelerator.clone(), lies, rows, width, by_input })
+        Ok(Weight { accelerator: accelerator.clone(), lies, rows, width, by_input, _hold: None })
     }
 
     /// Width of what comes out.

@@ -11,6 +11,27 @@ pub struct Ledger {
     pub lines: Vec<Line>,
     /// What bounds the sum.
     pub budget: Option<Budget>,
+    /// What lies on an accelerator, in its own memory.
+    pub away: Option<Lines>,
+}
+
+/// What an accelerator holds, in bytes.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    pub name: String,
+    /// What lies there, in one line.
+    pub what: String,
+    pub weights: u64,
+    /// Of all sessions.
+    pub cache: u64,
+    /// What bounds the sum.
+    pub most: Option<u64>,
+}
+
+impl Lines {
+    pub fn total(&self) -> u64 {
+        self.weights + self.cache
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +95,19 @@ impl Ledger {
         )
     }
 
+    /// The same of an accelerator's memory, of which `peak` bytes were held.
+    pub fn beside_away(&self, peak: u64) -> Option<String> {
+        let away = self.away.as_ref()?;
+        let bound = away.most.map(|most| format!("bound {}, ", shown(most)));
+        Some(format!(
+            "{}: {}ledger {}, peak {}",
+            away.name,
+            bound.unwrap_or_default(),
+            shown(away.total()),
+            shown(peak)
+        ))
+    }
+
     /// The sentence for a peak above a budget.
     pub fn broken(&self, held: &Held) -> Option<String> {
         let budget = self.budget.filter(|b| b.in_force() && held.peak > b.bytes)?;
@@ -99,6 +133,12 @@ impl fmt::Display for Ledger {
         if let Some(budget) = &self.budget {
             let name = if budget.asked { "budget" } else { "budget (what is free, less a margin)" };
             write!(f, "\n{name:<width$}{:>12.1} MiB", mib(budget.bytes))?;
+        }
+        if let Some(away) = &self.away {
+            let parts = [("weights", away.weights), ("cache", away.cache), ("total", away.total())];
+            for (name, bytes) in parts.into_iter().chain(away.most.map(|most| ("bound", most))) {
+                write!(f, "\n{:<width$}{:>12.1} MiB", format!("{}: {name}", away.name), mib(bytes))?;
+            }
         }
         Ok(())
     }

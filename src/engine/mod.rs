@@ -4,6 +4,7 @@
 //! being written in one. All are plain values: no global state, no thread of their own.
 
 mod answer;
+mod away;
 mod draft;
 pub mod grammar;
 mod kept;
@@ -20,9 +21,10 @@ pub use draft::Drafting;
 pub use ledger::{Budget, Ledger, Line};
 pub use session::Session;
 
-use crate::checkpoint::{Checkpoint, Quant, Relay, Weights};
+use crate::checkpoint::{Beside, Checkpoint, Quant, Relay, Weights};
 use crate::config::Config;
-pub use crate::config::placement::{Placement, PolicyName, Slots};
+pub use crate::config::placement::{DeviceName, OnDevice, Placement, PolicyName, Slots, Wanted};
+use crate::device::Accelerator;
 use crate::error::{Error, Result};
 use crate::experts::trace::{Header, Recorder};
 use crate::experts::{ExpertId, ExpertStore, LayerCounts, Wrap};
@@ -74,6 +76,8 @@ pub struct Options {
     pub ram: Option<u64>,
     /// Where experts are kept; without slots the budget decides whether there are any.
     pub placement: Placement,
+    /// What is asked of an accelerator, unless the placement says what lies there; `None`: nothing.
+    pub wanted: Option<Wanted>,
     /// How slots are used that the budget decides on.
     pub policy: PolicyName,
     pub loaders: usize,
@@ -111,6 +115,7 @@ impl Default for Options {
             rewind: 1024,
             ram: None,
             placement: Placement::default(),
+            wanted: None,
             policy: PolicyName::default(),
             loaders: Slots::LOADERS,
             ahead: Slots::AHEAD,
@@ -186,7 +191,8 @@ impl Engine {
         let checkpoint = Arc::new(checkpoint);
         let threads = threads(options, &mut notes)?;
         let most = threads.0.max(threads.1);
-        let Placed { kv, placement, ledger, on_disk } = place(&checkpoint, options, most, &mut notes)?;
+        let Placed { kv, placement, there, ledger, on_disk } = place(&checkpoint, options, most, &mut notes)?;
+        let away = there.as_ref().map(|there| (&there.device, &there.accelerator));
         let isa = options.isa.map_or_else(Isa::from_env, Ok).map_err(Error::Usage)?;
         let host = match &options.draft {
             Some(draft) => {
@@ -203,17 +209,17 @@ impl Engine {
             checkpoint.check_finite(&|n, job| host.pool.run(n, job), progress)?;
         }
         let identity = Identity::of(&checkpoint, &format!("{:?}", options.quant));
-        let load = match placement.slots {
-            Some(_) => Weights::load_dense,
-            None => Weights::load,
-        };
-        let weights = load(checkpoint, options.quant, options.relay, &|n, job| host.pool.run(n, job), progress)?;
-        let experts = ExpertStore::with_tier(&config, &weights, &placement, tier)?;
+        let holds = |part| away.is_some_and(|(device, _)| device.holds(part));
+        let beside = Beside { experts_read: placement.slots.is_some(), away: Some(&holds) };
+        let spread = |n, job: &(dyn Fn(usize) + Sync)| host.pool.run(n, job);
+        let weights = Weights::load_beside(checkpoint, options.quant, options.relay, &beside, &spread, progress)?;
+        let accelerator = away.map(|(_, accelerator)| accelerator);
+        let experts = ExpertStore::with_tier(&config, &weights, &placement, accelerator, tier)?;
         notes.extend_from_slice(experts.notes());
         if options.lock {
             notes.extend(pin::pin(&weights, &experts, &placement));
         }
-        let mut model = Model::new(&config, &weights, experts, host.clone());
+        let mut model = Model::new(&config, &weights, experts, host.clone(), away)?;
         if let Some(path) = &options.trace {
             model.record(Recorder::create(path, &header(&config, &model))?);
         }
@@ -237,6 +243,11 @@ impl Engine {
             grammars: OnceLock::new(),
         };
         Ok(Engine { shared: Arc::new(shared) })
+    }
+
+    /// The accelerator some of the model lies on, if any does.
+    pub fn accelerator(&self) -> Option<&Accelerator> {
+        self.shared.model.accelerator().map(|accelerator| &**accelerator)
     }
 
     /// The shape of the model.

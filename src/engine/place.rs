@@ -1,12 +1,13 @@
 //! Where the weights of a model go, decided before anything large is allocated: what a run takes, line by line, held
 //! against what it may take.
 
-use super::ledger::{Budget, Ledger};
+use super::away::{self, There};
+use super::ledger::{Budget, Ledger, Lines};
 use super::{CONTEXT, MOST_CONTEXT, Options};
 use crate::checkpoint::{Checkpoint, Part, Sizes, Weights};
 use crate::config::Config;
-use crate::config::placement::{Placement, Slots};
-use crate::config::size::shown;
+use crate::config::placement::{DeviceName, Placement, Slots};
+use crate::config::size::{argument, shown};
 use crate::error::{Error, Result};
 use crate::experts::policy::{self, Shape};
 use crate::experts::{least_slots, slot_bytes};
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 pub(super) struct Placed {
     pub kv: KvShape,
     pub placement: Placement,
+    pub there: Option<There>,
     pub ledger: Ledger,
     /// The file experts are read from, and the bytes of one of them.
     pub on_disk: Option<(PathBuf, usize)>,
@@ -46,11 +48,13 @@ struct Account<'a> {
     base: u64,
     threads: usize,
     slot: u64,
+    /// What lies on an accelerator.
+    away: Option<&'a There>,
 }
 
 /// Shape of the cache, place of the experts and the ledger. `threads` compute threads will run. Notes are added to.
 ///
-/// Errors with `Error::Infeasible` when the budget is too small, naming what would fit.
+/// Errors with `Error::Infeasible` when a budget is too small, naming what would fit.
 pub(super) fn place(
     checkpoint: &Checkpoint,
     options: &Options,
@@ -59,16 +63,20 @@ pub(super) fn place(
 ) -> Result<Placed> {
     let config = &checkpoint.config;
     let wish = wish(config, options, notes)?;
+    let there = away::there(checkpoint, options, &shape(config, options, &wish), notes)?;
+    let holds = |part| there.as_ref().is_some_and(|there| there.device.holds(part));
     hardware::trim();
     let base = memory::held().map_or(UNKNOWN_BASE, |held| held.now() + memory::code_to_come());
     let account = Account {
         config,
         options,
-        sizes: Weights::sizes(checkpoint, options.quant, options.relay)?,
+        sizes: Weights::sizes(checkpoint, options.quant, options.relay, Some(&holds))?,
         base,
         threads,
         slot: slot_bytes(checkpoint, options.verify) as u64,
+        away: there.as_ref(),
     };
+    account.fits_away(&wish, notes)?;
     let (budget, free) = match options.ram {
         Some(bytes) => (Some(bytes), None),
         None => {
@@ -81,29 +89,31 @@ pub(super) fn place(
         notes.extend(more_than_free(needs.bytes(Plan::Whole).min(asked), base, &free));
     }
     let plan = match (&options.placement.slots, budget) {
-        (Some(slots), _) => Plan::Slots(slots.count.clamp(1, config.layers.len() * config.experts)),
+        (Some(slots), _) => Plan::Slots(slots.count.clamp(1, account.experts().max(1))),
         (None, None) => Plan::Whole,
         (None, Some(budget)) => {
             needs.plan(budget).ok_or_else(|| Error::Infeasible(account.refusal(&wish, budget, free.as_ref())))?
         }
     };
-    let placement = match plan {
-        Plan::Whole => options.placement.clone(),
+    let slots = match plan {
+        Plan::Whole => options.placement.slots.clone(),
         Plan::Slots(count) => {
             let Options { policy, loaders, ahead, verify, .. } = *options;
             let asked = Slots { count, policy, loaders, ahead, verify };
-            Placement { slots: Some(options.placement.slots.clone().unwrap_or(asked)), ..options.placement.clone() }
+            Some(options.placement.slots.clone().unwrap_or(asked))
         }
     };
+    let placement = Placement { slots, device: there.as_ref().map(|there| there.device.clone()) };
     let mut ledger = account.ledger(&wish, plan);
-    let all = config.layers.len() * config.experts;
+    let all = account.experts();
     let slots = if let Plan::Slots(count) = plan { Some((count, all)) } else { None };
     ledger.budget = budget.map(|bytes| Budget { bytes, asked: options.ram.is_some(), slots });
     if let (Plan::Slots(count), Some(tiered)) = (plan, &needs.tiered) {
         notes.extend(cost(tiered, count, free.as_ref().zip(budget).map(|(_, budget)| budget)));
     }
     let on_disk = slots.map(|_| (checkpoint.file_of(Part::Gate(0, 0)).to_path_buf(), account.slot as usize));
-    Ok(Placed { kv: account.kv(&wish), placement, ledger, on_disk })
+    let kv = account.kv(&wish);
+    Ok(Placed { kv, placement, there, ledger, on_disk })
 }
 
 /// What is said to a budget that will be used beyond what there is.
@@ -175,7 +185,7 @@ impl<'a> Requirements<'a> {
         // Words and merges are not read for a plan.
         let base = base + config.vocab as u64 * WORD;
         Ok(Requirements {
-            account: Account { config, options, sizes, base, threads: threads.0.max(threads.1), slot },
+            account: Account { config, options, sizes, base, threads: threads.0.max(threads.1), slot, away: None },
             wish,
         })
     }
@@ -212,10 +222,58 @@ impl<'a> Requirements<'a> {
 /// Memory for a word of a vocabulary, with its merges.
 const WORD: u64 = 320;
 
+/// The cache of a session on the host alone.
+fn shape(config: &Config, options: &Options, wish: &Wish) -> KvShape {
+    let (chunk, rewind) = (wish.chunk.min(wish.context), options.rewind.min(wish.context));
+    KvShape::new(config, wish.context, chunk, rewind, wish.keys, wish.values)
+}
+
 impl Account<'_> {
     fn kv(&self, wish: &Wish) -> KvShape {
-        let (chunk, rewind) = (wish.chunk.min(wish.context), self.options.rewind.min(wish.context));
-        KvShape::new(self.config, wish.context, chunk, rewind, wish.keys, wish.values)
+        let shape = shape(self.config, self.options, wish);
+        match self.away {
+            Some(there) => shape.on_device(&there.accelerator, &there.device.dense),
+            None => shape,
+        }
+    }
+
+    /// Experts that do not lie on an accelerator.
+    fn experts(&self) -> usize {
+        self.config.layers.len() * self.config.experts - self.away.map_or(0, |there| there.device.experts.len())
+    }
+
+    /// What lies on an accelerator: weights, and the cache of all sessions.
+    fn bytes_away(&self, wish: &Wish) -> (u64, u64) {
+        (self.away.map_or(0, |there| there.weights), self.kv(wish).bytes_there().saturating_mul(self.sessions()))
+    }
+
+    /// What the stand-in holds is this machine's memory.
+    fn stand_in(&self, wish: &Wish) -> u64 {
+        let stands = self.away.is_some_and(|there| there.device.name == DeviceName::StandIn);
+        let (weights, cache) = self.bytes_away(wish);
+        if stands { weights.saturating_add(cache) } else { 0 }
+    }
+
+    /// Errors where the accelerator's bound is too small for what is to lie there.
+    fn fits_away(&self, wish: &Wish, notes: &mut Vec<String>) -> Result<()> {
+        let Some(There { device, .. }) = self.away else { return Ok(()) };
+        let (weights, cache) = self.bytes_away(wish);
+        let least = weights.saturating_add(cache);
+        if let Some(most) = device.memory.filter(|most| least > *most) {
+            return Err(Error::Infeasible(format!(
+                "{}: {least} bytes are to lie there, {weights} of weights and {cache} of a cache of {} positions, {} more \
+                 than the {most} that may be used: --vram {} fits, or fewer layers or experts there",
+                device.name,
+                wish.context,
+                least - most,
+                argument(least)
+            )));
+        }
+        let eight = [wish.keys, wish.values].contains(&KvFormat::Q8_0);
+        if eight && device.dense.contains(&true) {
+            notes.push(format!("{}: caches of 8 bits are kept as f16 there, about twice the bytes", device.name));
+        }
+        Ok(())
     }
 
     fn sessions(&self) -> u64 {
@@ -259,15 +317,16 @@ impl Account<'_> {
 
     fn needs(&self, wish: &Wish) -> Needs {
         let own = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), self.allocator()];
+        let beside = self.draft().saturating_add(self.stand_in(wish));
         let tiered = self.sizes.dense.map(|dense| Tiered {
             dense: dense + self.policy() + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
             slot: self.slot,
-            experts: self.config.layers.len() * self.config.experts,
-            least: least_slots(self.config),
+            experts: self.experts(),
+            least: least_slots(self.config).min(self.experts()),
             token: self.config.layers.len() * self.config.active,
         });
         Needs {
-            fixed: own.into_iter().fold(self.draft(), u64::saturating_add),
+            fixed: own.into_iter().fold(beside, u64::saturating_add),
             weights: self.sizes.mapped + self.sizes.edges + self.sizes.owned,
             tiered,
         }
@@ -283,7 +342,7 @@ impl Account<'_> {
             }
             Plan::Slots(count) => {
                 ledger.add("weights beside the experts", self.sizes.dense.unwrap_or(0));
-                let all = self.config.layers.len() * self.config.experts;
+                let all = self.experts();
                 let name = format!("{count} of {all} experts, {} each", shown(self.slot));
                 ledger.add(name, self.slot * count as u64);
                 ledger.add("what is known of experts", self.policy());
@@ -300,6 +359,12 @@ impl Account<'_> {
         }
         let edges = if plan == Plan::Whole { self.sizes.edges } else { 0 };
         ledger.add("allocator, edges of pages", self.allocator() + edges);
+        ledger.add("the stand-in's memory", self.stand_in(wish));
+        if let Some(there) = self.away {
+            let (weights, cache) = self.bytes_away(wish);
+            let (name, what) = (there.device.name.to_string(), away::sentence(self.config, there));
+            ledger.away = Some(Lines { name, what, weights, cache, most: there.device.memory });
+        }
         ledger
     }
 

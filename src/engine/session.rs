@@ -195,14 +195,17 @@ impl Session {
 
     /// Becomes a copy of the first `len` tokens of `other`, a session of the same engine. Call only where
     /// [`shares`](Session::shares) allows it: otherwise this session is empty afterwards.
-    pub fn copy(&mut self, other: &Session, len: usize) {
+    /// Fails, and leaves it empty, where an accelerator's memory is short.
+    pub fn copy(&mut self, other: &Session, len: usize) -> Result<()> {
         assert!(Arc::ptr_eq(&self.engine.shared, &other.engine.shared), "sessions of one engine");
+        self.tokens.clear();
         if let (Some(draft), Some(other)) = (&mut self.draft, &other.draft) {
-            draft.copy(other, other.tokens.len());
+            draft.copy(other, other.tokens.len())?;
         }
-        self.kv.copy(&other.kv);
+        self.kv.copy(&other.kv)?;
         self.tokens.clone_from(&other.tokens);
         self.truncate(len);
+        Ok(())
     }
 
     /// Begins to answer `prompt` (the whole conversation as tokens; what is already in the cache is not computed again).

@@ -26,7 +26,6 @@ const DENSE: f32 = 0.9;
 /// `x` `[t, width]` -> sum over each token's experts, `[t, width]`. Errors when an expert cannot be had.
 pub fn mixture(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations) -> Result<Vec<f32>> {
     let mut out = vec![0f32; x.t() * x.width()];
-    experts.tally().chose(groups, x.t());
     let mut rest = groups;
     while !rest.is_empty() {
         let mut tokens = 0;

@@ -33,6 +33,9 @@ impl ExpertStore {
         for id in self.at_hand() {
             map.layers[id.layer as usize].places[id.index as usize] = Lies::InMemory;
         }
+        for id in self.on_device().iter().flat_map(|device| device.ids()) {
+            map.layers[id.layer as usize].places[id.index as usize] = Lies::OnAccelerator;
+        }
         map
     }
 }

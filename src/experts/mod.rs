@@ -3,6 +3,7 @@
 //! The forward pass says what it will need (`prefetch`, a hint) and later asks for it (`ready`, a promise). It cannot see
 //! whether an expert was at hand or had to be read.
 
+mod device;
 mod ffn;
 mod image;
 mod loader;
@@ -17,6 +18,7 @@ mod tally;
 pub mod tier;
 pub mod trace;
 
+pub use device::OnDevice;
 pub use ffn::{WAVE_TOKENS, compute, mixture};
 pub use image::slot_bytes;
 pub use map::{LayerMap, Lies, Map};

@@ -1,15 +1,17 @@
 //! The store: experts where the weights lie, or some of them in slots and the others on the disk.
 
+use super::device::OnDevice;
 use super::image::{Images, PAGE};
 use super::loader::{self, Loaders};
 use super::policy::{self, Shape};
 use super::schedule::Found;
 use super::slots::{Pins, Slots};
 use super::tier::{FileTier, Tier};
-use super::{Choice, Down, Expert, ExpertId, StoreStats, Tally};
+use super::{Choice, Down, Expert, ExpertId, Group, StoreStats, Tally};
 use crate::checkpoint::{DownOrder, Matrix, Part, Weights};
 use crate::config::Config;
 use crate::config::placement::{self, Placement};
+use crate::device::Accelerator;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +27,8 @@ pub type Wrap<'a> = dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier> + 'a;
 /// All experts of a model.
 pub struct ExpertStore {
     held: Held,
+    /// Those that lie on an accelerator, which `held` is never asked for.
+    device: Option<OnDevice>,
     ahead: usize,
     notes: Vec<String>,
     tally: Tally,
@@ -66,39 +70,59 @@ impl ExpertStore {
     ///
     /// Fails with `Error::Infeasible` below [`least_slots`], and where memory, threads or files cannot be had.
     pub fn open(config: &Config, weights: &Weights, placement: &Placement) -> Result<ExpertStore> {
-        ExpertStore::with_tier(config, weights, placement, &|files| files)
+        ExpertStore::with_tier(config, weights, placement, None, &|files| files)
     }
 
-    /// The same, with another tier before the model's files.
+    /// The same, with another tier before the model's files, and the accelerator that the placement names. Experts that
+    /// lie there `weights` were loaded without.
     pub fn with_tier(
         config: &Config,
         weights: &Weights,
         placement: &Placement,
+        accelerator: Option<&Arc<Accelerator>>,
         wrap: &Wrap<'_>,
     ) -> Result<ExpertStore> {
-        let Some(asked) = &placement.slots else {
+        let away = placement.device.as_ref().map(|device| &device.experts).filter(|experts| !experts.is_empty());
+        let device = accelerator.zip(away);
+        let device = device.map(|(there, experts)| OnDevice::load(config, weights, there, experts)).transpose()?;
+        let here = config.layers.len() * config.experts - away.map_or(0, |experts| experts.len());
+        let Some(asked) = placement.slots.as_ref().filter(|_| here > 0) else {
             let held = Held::Lying(Lying::new(config, weights));
-            return Ok(ExpertStore { held, ahead: 0, notes: vec![], tally: Tally::new(config) });
+            return Ok(ExpertStore { held, device, ahead: 0, notes: vec![], tally: Tally::new(config) });
         };
-        check(config, asked)?;
+        check(config, asked, here)?;
         let checkpoint = weights.checkpoint();
         let mut notes = vec![];
         if asked.verify && checkpoint.packed().is_none() {
             notes.push("experts are not verified as they are read: only a packed file holds their hashes".into());
         }
         let images = Arc::new(Images::of(checkpoint, asked.verify));
-        let count = asked.count.min(images.len());
+        let count = asked.count.min(here);
         let shape = Shape { layers: config.layers.len(), experts: config.experts, active: config.active, slots: count };
         let mut slots = Slots::new(images.clone(), count, policy::policy(asked.policy, shape))?;
         let (files, said) = FileTier::open(checkpoint, images, slots.first_page(PAGE))?;
         notes.extend(said);
         let loaders = Loaders::start(Arc::new(slots), wrap(Arc::new(files)), asked.loaders)?;
-        Ok(ExpertStore { held: Held::InSlots(loaders), ahead: asked.ahead, notes, tally: Tally::new(config) })
+        Ok(ExpertStore { held: Held::InSlots(loaders), device, ahead: asked.ahead, notes, tally: Tally::new(config) })
     }
 
     /// Fallbacks that were taken, with their cost, one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The experts on an accelerator, where there are any.
+    pub fn on_device(&self) -> Option<&OnDevice> {
+        self.device.as_ref()
+    }
+
+    fn lies_away(&self, id: ExpertId) -> bool {
+        self.device.as_ref().is_some_and(|device| device.holds(id))
+    }
+
+    /// Those of `ids` that do not lie on an accelerator.
+    fn own(&self, ids: &[ExpertId]) -> Vec<ExpertId> {
+        ids.iter().copied().filter(|id| !self.lies_away(*id)).collect()
     }
 
     /// The experts in slots now; none where all lie with the other weights.
@@ -138,7 +162,7 @@ impl ExpertStore {
     /// Bytes of an expert as it is kept here: its matrices, or a slot.
     pub fn expert_bytes(&self) -> u64 {
         match &self.held {
-            Held::Lying(lying) => lying.experts[0].iter().map(|matrix| matrix.bytes().len() as u64).sum(),
+            Held::Lying(lying) => lying.experts[0].iter().map(|matrix| matrix.kind().bytes() as u64).sum(),
             Held::InSlots(loaders) => loaders.slots.images.slot_bytes() as u64,
         }
     }
@@ -170,8 +194,9 @@ impl ExpertStore {
     }
 }
 
-fn check(config: &Config, asked: &placement::Slots) -> Result<()> {
-    let least = least_slots(config);
+/// `here`: experts that do not lie on an accelerator.
+fn check(config: &Config, asked: &placement::Slots, here: usize) -> Result<()> {
+    let least = least_slots(config).min(here);
     if asked.count < least {
         return Err(Error::Infeasible(format!(
             "{} slots for experts are {} too few: this model needs at least {least} at a time",
@@ -194,6 +219,16 @@ pub struct Step<'s> {
 }
 
 impl Step<'_> {
+    /// The experts on an accelerator, where there are any.
+    pub fn on_device(&self) -> Option<&OnDevice> {
+        self.store.on_device()
+    }
+
+    /// Says who chose what in a layer of this step of `tokens` tokens, for the counts.
+    pub fn count(&self, groups: &[Group], tokens: usize) {
+        self.store.tally.chose(groups, tokens);
+    }
+
     /// Where choices are counted.
     pub(super) fn tally(&self) -> &Tally {
         &self.store.tally
@@ -203,7 +238,8 @@ impl Step<'_> {
     /// speed, never a result.
     pub fn prefetch(&self, ids: &[ExpertId]) {
         if let Held::InSlots(loaders) = &self.store.held {
-            loaders.slots.ask(|schedule| schedule.prefetch(self.turn, ids));
+            let ids = self.store.own(ids);
+            loaders.slots.ask(|schedule| schedule.prefetch(self.turn, &ids));
         }
     }
 
@@ -211,7 +247,9 @@ impl Step<'_> {
     pub fn chosen(&self, choice: &Choice) {
         if let Held::InSlots(loaders) = &self.store.held {
             let tokens = choice.experts.len() / choice.active;
-            loaders.slots.lock().chosen(choice.layer, &choice.counts(), tokens as u32);
+            let mut counts = choice.counts();
+            counts.retain(|(index, _)| !self.store.lies_away(ExpertId { layer: choice.layer, index: *index }));
+            loaders.slots.lock().chosen(choice.layer, &counts, tokens as u32);
         }
     }
 
@@ -219,14 +257,15 @@ impl Step<'_> {
     /// never a result.
     pub fn guess(&self, ids: &[ExpertId]) {
         if let Held::InSlots(loaders) = &self.store.held {
-            loaders.slots.ask(|schedule| schedule.guess(ids));
+            let ids = self.store.own(ids);
+            loaders.slots.ask(|schedule| schedule.guess(&ids));
         }
     }
 
     /// Says what may be needed in later layers: a hint for whom to keep. May change speed, never a result.
     pub fn expect(&self, ids: &[ExpertId]) {
         if let Held::InSlots(loaders) = &self.store.held {
-            loaders.slots.lock().expect(ids);
+            loaders.slots.lock().expect(&self.store.own(ids));
         }
     }
 

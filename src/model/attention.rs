@@ -1,17 +1,19 @@
 //! Grouped-query attention over the cache (specification 3.1, steps 2.2 to 2.7).
 
-use super::kv::LayerKv;
+use super::kv::{Heads, LayerKv};
 use super::linear::Linear;
-use crate::bridge::{activations, tensor};
+use super::vector::Vector;
+use crate::bridge::tensor;
 use crate::checkpoint::{Part, Weights};
 use crate::config::Config;
+use crate::device::{Accelerator, What};
 use crate::error::Result;
 use crate::host::{Host, Share};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use kernels::Activations;
 use kernels::attend::{self, KvHead, Queries, Scratch, Span, TOKENS};
 use kernels::rope::{Angles, Rope, rotate};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 /// Cosines and sines for the positions of a step, shared by all layers.
 pub struct Rotation {
@@ -22,6 +24,29 @@ pub struct Rotation {
 pub struct Turns {
     pub first: usize,
     angles: Angles,
+    /// Cosines and sines on an accelerator, `[count, head_width / 2]`.
+    there: OnceCell<(Tensor, Tensor)>,
+}
+
+impl Turns {
+    /// Positions of the step.
+    pub fn len(&self) -> usize {
+        self.angles.len()
+    }
+
+    /// Cosines and sines on the accelerator, carried there when a layer first asks.
+    pub fn there(&self, accelerator: &Accelerator) -> Result<&(Tensor, Tensor)> {
+        if self.there.get().is_none() {
+            let rows: Vec<_> = (0..self.len()).map(|token| self.angles.at(token)).collect();
+            let carry = |values: Vec<&[f32]>| {
+                let table = Tensor::from_vec(values.concat(), (self.len(), values[0].len()), &Device::Cpu)?;
+                accelerator.bring(What::Angles, &table)
+            };
+            let cos = carry(rows.iter().map(|row| row.0).collect())?;
+            let _ = self.there.set((cos, carry(rows.iter().map(|row| row.1).collect())?)); // nobody else holds it
+        }
+        Ok(self.there.get().expect("set above"))
+    }
 }
 
 impl Rotation {
@@ -31,7 +56,7 @@ impl Rotation {
 
     /// For `count` positions from `first` on.
     pub fn at(&self, first: usize, count: usize) -> Turns {
-        Turns { first, angles: self.rope.angles(first..first + count) }
+        Turns { first, angles: self.rope.angles(first..first + count), there: OnceCell::new() }
     }
 }
 
@@ -61,13 +86,14 @@ impl Attention {
     pub fn forward<'a>(
         &self,
         host: &Host,
-        h: &Tensor,
+        h: &Vector<'_>,
         sequences: impl Iterator<Item = (&'a mut LayerKv, &'a Turns)>,
     ) -> Result<Tensor> {
-        let mut qkv = self.qkv.forward(host, &activations(host, h)?);
+        let mut qkv = self.qkv.forward(host, h.here(host)?);
         let queries = self.heads * self.head_width;
         let (mut rest, mut attended) = (qkv.as_mut_slice(), Vec::new());
         for (kv, turns) in sequences {
+            let LayerKv::Here(kv) = kv else { unreachable!("a layer's cache lies where the layer does") };
             let (own, after) = rest.split_at_mut(turns.angles.len() * self.qkv.rows());
             rest = after;
             host.timed(Share::Rope, || self.turn_and_store(host, kv, own, turns));
@@ -81,11 +107,12 @@ impl Attention {
         tensor(self.out.forward(host, &x), self.out.rows())
     }
 
-    fn turn_and_store(&self, host: &Host, kv: &mut LayerKv, qkv: &mut [f32], turns: &Turns) {
+    fn turn_and_store(&self, host: &Host, kv: &mut Heads, qkv: &mut [f32], turns: &Turns) {
         let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
         if self.rotary {
+            let angles = &turns.angles;
             host.pool.pieces(qkv, self.qkv.rows(), |token, row| {
-                let (cos, sin) = turns.angles.at(token);
+                let (cos, sin) = angles.at(token);
                 rotate(host.isa, &mut row[..queries + keys], cos, sin);
             });
         }
@@ -93,7 +120,7 @@ impl Attention {
     }
 
     /// Keeps the step's keys and values.
-    fn store(&self, host: &Host, kv: &mut LayerKv, qkv: &[f32], first: usize) {
+    fn store(&self, host: &Host, kv: &mut Heads, qkv: &[f32], first: usize) {
         let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
         let stride = self.qkv.rows();
         for head in 0..self.kv_heads {
@@ -106,7 +133,7 @@ impl Attention {
     }
 
     /// Every query head of the step over what it sees: `[t, heads * head_width]`.
-    fn attend(&self, host: &Host, kv: &LayerKv, qkv: &[f32], first: usize) -> Vec<f32> {
+    fn attend(&self, host: &Host, kv: &Heads, qkv: &[f32], first: usize) -> Vec<f32> {
         let queries = self.heads * self.head_width;
         let stride = self.qkv.rows();
         let tokens = qkv.len() / stride;

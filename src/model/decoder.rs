@@ -3,42 +3,36 @@
 //! A prompt and a single token take the same way: decode is `t = 1`. Every sum has one order, so neither the number of
 //! threads nor the cut of a prompt into steps changes a bit of a logit.
 
-use super::attention::{Attention, Rotation, Turns};
+use super::attention::{Rotation, Turns};
+use super::block::Block;
+use super::head::Head;
 use super::kv::KvCache;
-use super::linear::Linear;
 use super::mixture;
-use super::norm::Norm;
-use super::router::Router;
-use crate::bridge::{activations, tensor};
+use super::vector::{Home, Vector};
+use crate::bridge::tensor;
 use crate::checkpoint::{Matrix, Part, Weights};
 use crate::config::Config;
+use crate::config::placement::OnDevice;
+use crate::device::{Accelerator, What};
 use crate::error::{Error, Result};
 use crate::experts::trace::{self, Recorder, Visit};
 use crate::experts::{ExpertId, ExpertStore};
 use crate::host::{Host, Share};
 use candle_core::Tensor;
-use kernels::Activations;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A model ready to run on the host.
+/// A model ready to run: on the host, or some of it on an accelerator.
 pub struct Model {
     host: Arc<Host>,
     embedding: Matrix, // [vocab, width]
     blocks: Vec<Block>,
     experts: ExpertStore,
-    norm_out: Norm,
-    head: Linear, // [vocab, width]
+    head: Head,
     rotation: Rotation,
     trace: Option<Recorder>,
-}
-
-struct Block {
-    router: Router,
-    norm_in: Norm,
-    attention: Attention,
-    norm_ffn: Norm,
+    accelerator: Option<Arc<Accelerator>>,
 }
 
 /// One sequence's part of a step: `tokens` to append to `kv`, and those whose logits are wanted.
@@ -49,25 +43,32 @@ pub struct Step<'a> {
 }
 
 impl Model {
-    /// Views into `weights`; nothing large is copied.
-    pub fn new(config: &Config, weights: &Weights, experts: ExpertStore, host: Arc<Host>) -> Model {
-        let norm = |part| Norm::new(&weights.matrix(part), config.norm_epsilon);
-        let block = |layer: u16| Block {
-            router: Router::new(layer, weights.matrix(Part::Router(layer)), config.active, config.gating),
-            norm_in: norm(Part::NormIn(layer)),
-            attention: Attention::new(config, layer, weights),
-            norm_ffn: norm(Part::NormFfn(layer)),
-        };
-        Model {
+    /// Views into `weights`; nothing large is copied, but what lies `away` is carried there. Fails where memory there is
+    /// short.
+    pub fn new(
+        config: &Config,
+        weights: &Weights,
+        experts: ExpertStore,
+        host: Arc<Host>,
+        away: Option<(&OnDevice, &Arc<Accelerator>)>,
+    ) -> Result<Model> {
+        let home = |part| away.filter(|(device, _)| device.holds(part)).map(|(_, accelerator)| accelerator);
+        let block = |layer: u16| Block::new(config, weights, layer, home(Part::Router(layer)));
+        Ok(Model {
             embedding: weights.matrix(Part::Embedding),
-            blocks: (0..config.layers.len() as u16).map(block).collect(),
+            blocks: (0..config.layers.len() as u16).map(block).collect::<Result<_>>()?,
             experts,
-            norm_out: norm(Part::OutputNorm),
-            head: Linear::new(vec![weights.matrix(Part::Head)], Share::Head),
+            head: Head::new(config, weights, home(Part::Head))?,
             rotation: Rotation::new(config),
             trace: None,
+            accelerator: away.map(|(_, accelerator)| accelerator.clone()),
             host,
-        }
+        })
+    }
+
+    /// Where some of the model lies, if any does.
+    pub fn accelerator(&self) -> Home<'_> {
+        self.accelerator.as_ref()
     }
 
     pub fn experts(&self) -> &ExpertStore {
@@ -94,37 +95,37 @@ impl Model {
         let turns: Vec<Turns> = steps.iter().map(|step| self.rotation.at(step.kv.len(), step.tokens.len())).collect();
         let experts = self.experts.step(tokens.len(), interrupt);
         steps.iter_mut().for_each(|step| step.kv.begin(step.tokens.len()));
-        let mut x = host.timed(Share::Embed, || self.embed(&tokens))?; // [t, width], sequence after sequence
+        // [t, width], sequence after sequence, and where the layer lies
+        let mut x = Vector::new(None, What::Hidden, host.timed(Share::Embed, || self.embed(&tokens))?);
         let mut record = self.trace.as_ref().map(|_| trace::Step::new(tokens.len()));
         for (layer, block) in self.blocks.iter().enumerate() {
             if interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
             }
-            let input = activations(host, &x)?;
-            let choice = block.router.choose(host, &input)?; // before attention: the layer's input decides
-            let expected = self.expected(layer, &input);
+            x = x.moved(self.accelerator().filter(|_| block.away))?;
+            let choice = block.router.choose(host, &x)?; // before attention: the layer's input decides
+            let expected = self.expected(layer, &x)?;
             host.timed(Share::Wait, || {
                 experts.expect(&expected);
                 experts.chosen(&choice);
                 experts.prefetch(&choice.ids());
             });
-            experts.guess(&self.guessed(layer, &input));
+            experts.guess(&self.guessed(layer, &x)?);
             if let Some(step) = &mut record {
                 step.visits.push(Visit::new(&choice, &expected));
             }
             let h = block.norm_in.forward(host, &x)?;
             let caches = steps.iter_mut().map(|step| step.kv.layer(layer)).zip(&turns);
-            x = (&x + block.attention.forward(host, &h, caches)?)?;
+            x = x.plus(block.attention.forward(host, &h, caches)?)?;
             let h = block.norm_ffn.forward(host, &x)?;
-            x = (&x + mixture::forward(host, &experts, &choice, &h)?)?;
+            x = x.plus(mixture::forward(host, &experts, &choice, &h)?)?;
         }
         steps.iter_mut().for_each(|step| step.kv.grow(step.tokens.len()));
         if let (Some(recorder), Some(step)) = (&self.trace, record) {
             recorder.add(&step);
         }
-        let Some(wanted) = self.wanted(steps, &x)? else { return Ok(Vec::new()) };
-        let last = self.norm_out.forward(host, &wanted)?;
-        Ok(self.head.forward(host, &activations(host, &last)?))
+        let Some(wanted) = self.wanted(steps, x.tensor())? else { return Ok(Vec::new()) };
+        self.head.forward(host, Vector::new(x.home(), What::Hidden, wanted), self.accelerator())
     }
 
     /// The rows of `x` whose logits are wanted; `None` when there are none.
@@ -145,21 +146,21 @@ impl Model {
 
     /// Experts the next layer may choose, guessed from the input of `layer`, likeliest first. Nothing where nobody asks for
     /// them, and for a prompt, whose steps go through most experts anyway.
-    fn expected(&self, layer: usize, x: &Activations) -> Vec<ExpertId> {
+    fn expected(&self, layer: usize, x: &Vector<'_>) -> Result<Vec<ExpertId>> {
         let asked = self.trace.is_some() || self.experts.wants_hints();
         match self.blocks.get(layer + 1) {
-            Some(next) if asked && x.t() == 1 => next.router.expect(&self.host, x, 2),
-            _ => Vec::new(),
+            Some(next) if asked && x.t()? == 1 => next.router.expect(&self.host, x, 2),
+            _ => Ok(Vec::new()),
         }
     }
 
     /// Experts a later layer may choose, guessed from the input of `layer`, for reading ahead: nothing where none is ever
     /// read, and for many tokens, which may take them all.
-    fn guessed(&self, layer: usize, x: &Activations) -> Vec<ExpertId> {
+    fn guessed(&self, layer: usize, x: &Vector<'_>) -> Result<Vec<ExpertId>> {
         let ahead = self.experts.read_ahead();
         match self.blocks.get(layer.saturating_add(ahead)) {
-            Some(later) if ahead > 0 && later.router.leaves_some(x.t()) => later.router.expect(&self.host, x, 1),
-            _ => Vec::new(),
+            Some(later) if ahead > 0 && later.router.leaves_some(x.t()?) => later.router.expect(&self.host, x, 1),
+            _ => Ok(Vec::new()),
         }
     }
 

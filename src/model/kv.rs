@@ -6,8 +6,11 @@
 //! gives pages as they are first written.
 
 use crate::config::Config;
+use crate::device::{self, Accelerator};
+use crate::error::Result;
 use kernels::attend::{BLOCK, Buffer, KvFormat, Ring};
 use std::ops::Deref;
+use std::sync::Arc;
 
 /// The sizes of one session's cache.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct KvShape {
     values: KvFormat,
     head_width: usize,
     windows: Vec<Option<usize>>,
+    /// The accelerator, and by layer whether it lies there.
+    there: Option<(Arc<Accelerator>, Vec<bool>)>,
 }
 
 impl KvShape {
@@ -34,7 +39,33 @@ impl KvShape {
     ) -> KvShape {
         let windows = config.layers.iter().map(|l| l.window).collect();
         let (kv_heads, head_width) = (config.kv_heads, config.head_width);
-        KvShape { context, chunk, rewind, kv_heads, keys, values, head_width, windows }
+        KvShape { context, chunk, rewind, kv_heads, keys, values, head_width, windows, there: None }
+    }
+
+    /// The same with the layers that `dense` names on an accelerator. Numbers are f16 there unless they are f32: 8 bits are
+    /// not computed with.
+    pub fn on_device(self, accelerator: &Arc<Accelerator>, dense: &[bool]) -> KvShape {
+        let there = (0..self.windows.len()).map(|layer| dense.get(layer).copied().unwrap_or(false)).collect();
+        KvShape { there: Some((accelerator.clone(), there)), ..self }
+    }
+
+    /// The accelerator a layer's cache lies on.
+    fn there(&self, layer: usize) -> Option<&Arc<Accelerator>> {
+        self.there.as_ref().filter(|(_, dense)| dense[layer]).map(|(accelerator, _)| accelerator)
+    }
+
+    fn ring_there(&self, accelerator: &Arc<Accelerator>, window: Option<usize>) -> device::Ring {
+        let (keys, _) = self.rings(self.positions(window, self.rewind));
+        let exact = [self.keys, self.values].map(|format| format == KvFormat::F32);
+        device::Ring::new(accelerator, window, keys.capacity(), (self.kv_heads, self.head_width), exact)
+    }
+
+    /// Bytes of the part of the cache that lies on an accelerator.
+    pub fn bytes_there(&self) -> u64 {
+        let there = |(layer, &window): (usize, &Option<usize>)| {
+            self.there(layer).map_or(0, |accelerator| self.ring_there(accelerator, window).bytes())
+        };
+        self.windows.iter().enumerate().map(there).fold(0, u64::saturating_add)
     }
 
     /// Positions a layer must hold: a step of n tokens needs window + n - 1 (specification, sharp edge 10).
@@ -58,14 +89,17 @@ impl KvShape {
     }
 
     fn bytes_with(&self, rewind: usize) -> u64 {
-        let layer = |&window: &Option<usize>| {
+        let layer = |(layer, &window): (usize, &Option<usize>)| {
+            if self.there(layer).is_some() {
+                return 0;
+            }
             let (keys, values) = self.rings(self.positions(window, rewind));
             (self.kv_heads * (keys.bytes() + values.bytes())) as u64
         };
-        self.windows.iter().map(layer).fold(0, u64::saturating_add)
+        self.windows.iter().enumerate().map(layer).fold(0, u64::saturating_add)
     }
 
-    /// Bytes of the whole cache.
+    /// Bytes of the whole cache in memory.
     pub fn bytes(&self) -> u64 {
         self.bytes_with(self.rewind)
     }
@@ -84,8 +118,14 @@ pub struct KvCache {
     high: usize,
 }
 
-/// One layer's part. All its heads lie apart, so that a head is read in one run.
-pub struct LayerKv {
+/// One layer's part.
+pub enum LayerKv {
+    Here(Heads),
+    There(device::Ring),
+}
+
+/// On the host all heads lie apart, so that a head is read in one run.
+pub struct Heads {
     pub window: Option<usize>,
     pub key_ring: Ring,
     pub value_ring: Ring,
@@ -95,13 +135,16 @@ pub struct LayerKv {
 
 impl KvCache {
     pub fn new(shape: &KvShape) -> KvCache {
-        let layer = |&window: &Option<usize>| {
+        let layer = |(layer, &window): (usize, &Option<usize>)| {
+            if let Some(accelerator) = shape.there(layer) {
+                return LayerKv::There(shape.ring_there(accelerator, window));
+            }
             let (key_ring, value_ring) = shape.rings(shape.positions(window, shape.rewind));
             let buffers = |ring: Ring| (0..shape.kv_heads).map(|_| ring.buffer()).collect();
             let (keys, values) = (buffers(key_ring), buffers(value_ring));
-            LayerKv { window, key_ring, value_ring, keys, values }
+            LayerKv::Here(Heads { window, key_ring, value_ring, keys, values })
         };
-        KvCache { layers: shape.windows.iter().map(layer).collect(), len: 0, high: 0 }
+        KvCache { layers: shape.windows.iter().enumerate().map(layer).collect(), len: 0, high: 0 }
     }
 
     /// Positions held, which is the position of the next token.
@@ -132,15 +175,24 @@ impl KvCache {
     /// Whether everything a token at position `len` would see is still here.
     pub fn holds(&self, len: usize) -> bool {
         self.layers.iter().all(|layer| {
-            let oldest = layer.window.map_or(0, |w| (len + 1).saturating_sub(w));
-            oldest + layer.key_ring.capacity() >= self.high || oldest >= len
+            let (window, capacity) = layer.room();
+            let oldest = window.map_or(0, |w| (len + 1).saturating_sub(w));
+            oldest + capacity >= self.high || oldest >= len
         })
     }
 
-    /// Becomes a copy of `other`, a cache of the same shape. Positions never written are not touched.
-    pub fn copy(&mut self, other: &KvCache) {
+    /// Becomes a copy of `other`, a cache of the same shape. Positions never written are not touched. Fails where an
+    /// accelerator's memory is short: this cache is then empty.
+    pub fn copy(&mut self, other: &KvCache) -> Result<()> {
+        (self.len, self.high) = (0, 0);
+        for (layer, from) in self.layers.iter_mut().zip(&other.layers) {
+            if let (LayerKv::There(layer), LayerKv::There(from)) = (layer, from) {
+                layer.copy(from, other.high)?;
+            }
+        }
         self.parts_mut(other.high).into_iter().zip(other.parts()).for_each(|(to, from)| to.copy_from_slice(from));
         (self.len, self.high) = (other.len, other.high);
+        Ok(())
     }
 
     /// One more than the largest position ever written.
@@ -148,10 +200,22 @@ impl KvCache {
         self.high
     }
 
-    /// What was ever written, layer by layer: a head's keys, the next one's, and then values.
+    /// Whether some of it lies on an accelerator: `parts` are then not all of it.
+    pub fn is_partly_away(&self) -> bool {
+        self.layers.iter().any(|layer| matches!(layer, LayerKv::There(_)))
+    }
+
+    fn here(&self) -> impl Iterator<Item = &Heads> {
+        self.layers.iter().filter_map(|layer| match layer {
+            LayerKv::Here(heads) => Some(heads),
+            LayerKv::There(_) => None,
+        })
+    }
+
+    /// What was ever written on the host, layer by layer: a head's keys, the next one's, and then values.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let part = |ring: Ring, buffer| &Buffer::deref(buffer)[..used(ring, self.high)];
-        self.layers.iter().flat_map(move |layer| {
+        self.here().flat_map(move |layer| {
             let keys = layer.keys.iter().map(move |buffer| part(layer.key_ring, buffer));
             keys.chain(layer.values.iter().map(move |buffer| part(layer.value_ring, buffer)))
         })
@@ -161,6 +225,7 @@ impl KvCache {
     pub fn parts_mut(&mut self, written: usize) -> Vec<&mut [u8]> {
         let mut parts = Vec::new();
         for layer in &mut self.layers {
+            let LayerKv::Here(layer) = layer else { continue };
             let (keys, values) = (used(layer.key_ring, written), used(layer.value_ring, written));
             parts.extend(layer.keys.iter_mut().map(|buffer| &mut buffer[..keys]));
             parts.extend(layer.values.iter_mut().map(|buffer| &mut buffer[..values]));
@@ -170,10 +235,10 @@ impl KvCache {
 
     /// Bytes of those parts.
     pub fn bytes_of(&self, written: usize) -> u64 {
-        let layer = |layer: &LayerKv| {
+        let layer = |layer: &Heads| {
             layer.keys.len() * used(layer.key_ring, written) + layer.values.len() * used(layer.value_ring, written)
         };
-        self.layers.iter().map(|l| layer(l) as u64).sum()
+        self.here().map(|l| layer(l) as u64).sum()
     }
 
     /// Says that all parts were filled with those of a cache of `len` positions and so many written ones.
@@ -197,6 +262,16 @@ impl KvCache {
 /// tiles of keys.
 fn used(ring: Ring, written: usize) -> usize {
     ring.bytes() / ring.capacity() * written.next_multiple_of(BLOCK).min(ring.capacity())
+}
+
+impl LayerKv {
+    /// Its window, and the positions it holds.
+    fn room(&self) -> (Option<usize>, usize) {
+        match self {
+            LayerKv::Here(heads) => (heads.window, heads.key_ring.capacity()),
+            LayerKv::There(ring) => (ring.window, ring.capacity()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,40 @@
 //! The layer's experts behind the router's choice (specification 3.1, steps 2.8 to 2.11).
 
-use crate::bridge::{activations, tensor};
+use super::vector::Vector;
+use crate::bridge::tensor;
+use crate::device::What;
 use crate::error::Result;
-use crate::experts::{Choice, Step, mixture};
-use crate::host::Host;
+use crate::experts::{Choice, Group, Step, mixture};
+use crate::host::{Host, Share};
 use candle_core::Tensor;
 
-/// `h` `[t, width]`, normed -> the weighted sum of each token's experts, `[t, width]`.
-pub fn forward(host: &Host, experts: &Step<'_>, choice: &Choice, h: &Tensor) -> Result<Tensor> {
-    let x = activations(host, h)?;
-    tensor(mixture(host, experts, &choice.groups(), &x)?, x.width())
+/// `h` `[t, width]`, normed -> the weighted sum of each token's experts, `[t, width]`, where `h` lies. What the host's
+/// experts add up to comes first, then the accelerator's, which are begun before.
+pub fn forward(host: &Host, experts: &Step<'_>, choice: &Choice, h: &Vector<'_>) -> Result<Tensor> {
+    let groups = choice.groups();
+    experts.count(&groups, h.t()?);
+    let device = experts.on_device();
+    let there = |group: &Group| device.is_some_and(|device| device.holds(group.id));
+    let (away, own): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(there);
+    let theirs = match device.filter(|_| !away.is_empty()) {
+        Some(device) => Some(host.timed(Share::Gate, || device.compute(&away, h.there(device.accelerator())?))?),
+        None => None,
+    };
+    let ours = match own.is_empty() {
+        true => None,
+        false => {
+            let x = h.here(host)?;
+            Some(tensor(mixture(host, experts, &own, x)?, x.width())?)
+        }
+    };
+    // Each sum goes where `h` lies.
+    let (ours, theirs) = match (h.home(), device) {
+        (Some(accelerator), _) => (ours.map(|y| accelerator.bring(What::Sum, &y)).transpose()?, theirs),
+        (None, Some(device)) => (ours, theirs.map(|y| device.accelerator().fetch(What::Sum, &y)).transpose()?),
+        (None, None) => (ours, theirs),
+    };
+    Ok(match (ours, theirs) {
+        (Some(ours), Some(theirs)) => (ours + theirs)?,
+        (ours, theirs) => ours.or(theirs).expect("each token takes an expert"),
+    })
 }

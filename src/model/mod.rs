@@ -5,7 +5,9 @@
 //! report (arXiv 2507.20984, section 2) as written out in `docs/MODEL.md`.
 
 mod attention;
+mod block;
 mod decoder;
+mod head;
 mod kv;
 mod linear;
 mod mixture;
@@ -13,6 +15,8 @@ mod norm;
 pub mod reference;
 mod router;
 mod step;
+mod there;
+mod vector;
 
 pub use decoder::{Model, Step};
 pub use kv::{KvCache, KvShape};

@@ -1,27 +1,49 @@
 //! RMSNorm, statistics in f32 (specification 3.1, step 2.2): `h_j = w_j * x_j / sqrt(mean(x^2) + epsilon)`.
 
+use super::there;
+use super::vector::{Home, Vector};
 use crate::bridge::{tensor, with_slice};
-use crate::checkpoint::Matrix;
+use crate::checkpoint::{Part, Weights};
+use crate::device::What;
 use crate::error::Result;
 use crate::host::{Host, Share};
 use candle_core::Tensor;
 use kernels::norm::rms_norm;
 
-pub struct Norm {
+pub enum Norm {
+    Here(Weight),
+    There(there::Norm),
+}
+
+pub struct Weight {
     weight: Vec<f32>,
     epsilon: f32,
 }
 
 impl Norm {
-    /// `weight` is one row.
-    pub fn new(weight: &Matrix, epsilon: f32) -> Norm {
+    /// `part` is one row.
+    pub fn new(weights: &Weights, part: Part, epsilon: f32, home: Home<'_>) -> Result<Norm> {
+        if let Some(accelerator) = home {
+            return Ok(Norm::There(there::Norm::new(accelerator, weights, part, epsilon)?));
+        }
+        let weight = weights.matrix(part);
         let mut values = vec![0f32; weight.width()];
         weight.rows().decode_row(0, &mut values);
-        Norm { weight: values, epsilon }
+        Ok(Norm::Here(Weight { weight: values, epsilon }))
     }
 
-    /// `x` `[t, width]`, each row on its own.
-    pub fn forward(&self, host: &Host, x: &Tensor) -> Result<Tensor> {
+    /// `x` `[t, width]`, each row on its own. `x` lies where the norm does.
+    pub fn forward<'a>(&self, host: &Host, x: &Vector<'a>) -> Result<Vector<'a>> {
+        let normed = match self {
+            Norm::Here(norm) => norm.forward(host, x.tensor())?,
+            Norm::There(norm) => host.timed(Share::Norm, || norm.forward(x.tensor()))?,
+        };
+        Ok(Vector::new(x.home(), What::Normed, normed))
+    }
+}
+
+impl Weight {
+    fn forward(&self, host: &Host, x: &Tensor) -> Result<Tensor> {
         let width = self.weight.len();
         let out = host.timed(Share::Norm, || {
             with_slice(x, |x| {

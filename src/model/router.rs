@@ -1,33 +1,56 @@
 //! Which experts each token takes, decided from the layer's input before attention (specification 3.1, steps 2.1, 2.9).
 
 use super::linear::Linear;
-use crate::checkpoint::Matrix;
-use crate::config::Gating;
+use super::there;
+use super::vector::{Home, Vector};
+use crate::checkpoint::{Part, Weights};
+use crate::config::{Config, Gating};
+use crate::device::{Accelerator, Weight, What};
 use crate::error::{Error, Result};
 use crate::experts::{Choice, ExpertId};
 use crate::host::{Host, Share};
-use kernels::Activations;
 use kernels::norm::{exp, sigmoid};
+use std::sync::Arc;
 
 pub struct Router {
     layer: u16,
-    weight: Linear, // [experts, width], f32
+    weight: Lies, // [experts, width], f32
+    experts: usize,
     active: usize,
     gating: Gating,
 }
 
+enum Lies {
+    Here(Linear),
+    There(Arc<Accelerator>, Weight),
+}
+
 impl Router {
-    pub fn new(layer: u16, weight: Matrix, active: usize, gating: Gating) -> Router {
-        Router { layer, weight: Linear::new(vec![weight], Share::Router), active, gating }
+    pub fn new(config: &Config, layer: u16, weights: &Weights, home: Home<'_>) -> Result<Router> {
+        let part = Part::Router(layer);
+        let weight = match home {
+            None => Lies::Here(Linear::new(vec![weights.matrix(part)], Share::Router)),
+            Some(accelerator) => Lies::There(accelerator.clone(), there::weight(accelerator, weights, part)?),
+        };
+        Ok(Router { layer, weight, experts: config.experts, active: config.active, gating: config.gating })
+    }
+
+    /// `[t, experts]`, on the host.
+    fn logits(&self, host: &Host, x: &Vector<'_>) -> Result<Vec<f32>> {
+        match &self.weight {
+            Lies::Here(weight) => Ok(weight.forward(host, x.here(host)?)),
+            Lies::There(accelerator, weight) => host.timed(Share::Router, || {
+                there::fetched(accelerator, What::Router, &weight.product(x.there(accelerator)?)?)
+            }),
+        }
     }
 
     /// `x` is the residual stream as it enters the layer, `[t, width]`.
     /// Errors when a logit is not a number: choosing would be arbitrary.
-    pub fn choose(&self, host: &Host, x: &Activations) -> Result<Choice> {
-        let logits = self.weight.forward(host, x);
-        let experts = self.weight.rows();
+    pub fn choose(&self, host: &Host, x: &Vector<'_>) -> Result<Choice> {
+        let logits = self.logits(host, x)?;
         let mut choice = Choice { layer: self.layer, active: self.active, experts: Vec::new(), weights: Vec::new() };
-        for (token, logits) in logits.chunks_exact(experts).enumerate() {
+        for (token, logits) in logits.chunks_exact(self.experts).enumerate() {
             if logits.iter().any(|l| !l.is_finite()) {
                 return Err(Error::Runtime(format!(
                     "layer {}: a router logit of token {token} of this step is not finite; the weights may be damaged (--check looks for that)",
@@ -40,25 +63,25 @@ impl Router {
     }
 
     /// The experts this router would choose first for the tokens of `x` `[t, width]` if that, which entered an earlier layer,
-    /// entered its own: `times` as many for each as it will choose, each once, likeliest first. A guess, never an error.
-    pub fn expect(&self, host: &Host, x: &Activations, times: usize) -> Vec<ExpertId> {
-        let logits = self.weight.forward(host, x);
-        let orders: Vec<Vec<u16>> = logits.chunks_exact(self.weight.rows()).map(ranked).collect();
+    /// entered its own: `times` as many for each as it will choose, each once, likeliest first. A guess.
+    pub fn expect(&self, host: &Host, x: &Vector<'_>, times: usize) -> Result<Vec<ExpertId>> {
+        let logits = self.logits(host, x)?;
+        let orders: Vec<Vec<u16>> = logits.chunks_exact(self.experts).map(ranked).collect();
         // The first choice of every token comes before the second of any.
         let mut expected: Vec<u16> = Vec::new();
-        for rank in 0..(times * self.active).min(self.weight.rows()) {
+        for rank in 0..(times * self.active).min(self.experts) {
             for order in &orders {
                 if !expected.contains(&order[rank]) {
                     expected.push(order[rank]);
                 }
             }
         }
-        expected.into_iter().map(|index| ExpertId { layer: self.layer, index }).collect()
+        Ok(expected.into_iter().map(|index| ExpertId { layer: self.layer, index }).collect())
     }
 
     /// Whether so many tokens leave experts of the layer alone, whatever they choose.
     pub fn leaves_some(&self, tokens: usize) -> bool {
-        tokens * self.active <= self.weight.rows()
+        tokens * self.active <= self.experts
     }
 
     /// The largest logits win, ties go to the lower index; gating sees the winners only.

@@ -249,7 +249,7 @@ impl Worker {
         let best = others.map(|other| (self.slots[other].session.shares(&job.prompt), other)).max();
         if let Some((shared, other)) = best.filter(|(shared, _)| *shared >= own + WORTH) {
             let [to, from] = self.slots.get_disjoint_mut([at, other]).expect("two different slots");
-            to.session.copy(&from.session, shared);
+            to.session.copy(&from.session, shared)?;
         }
         let answer = self.slots[at].session.begin(&job.prompt, &job.sampling, &job.limits)?;
         Ok(match job.logprobs {

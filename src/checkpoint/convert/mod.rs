@@ -3,6 +3,7 @@
 //! Rounding goes job by job (some rows of one tensor, or one `down` where it is re-laid) from the map into one arena, and
 //! lets the source pages go at once: peak memory is the result and what the threads have in hand.
 
+mod finite;
 pub(super) mod jobs;
 
 use super::catalogue::part_bytes;
@@ -10,13 +11,14 @@ use super::{Checkpoint, DownOrder, Form, Kind, Part, Reader, Stored};
 use crate::config::Config;
 use crate::config::size::shown;
 use crate::error::{Error, Result};
-use jobs::{JOB_WEIGHTS, Job, add_jobs, not_finite, run};
+use jobs::{Job, add_jobs, run};
 use kernels::{Format, Rows, Tiles};
 use memmap2::MmapMut;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Runs a job for each index below a count, on as many threads as it likes, and returns when all are done.
 pub type Spread<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;
@@ -108,6 +110,8 @@ enum Lies {
     Arena(Range<usize>),
     /// In the file alone: rows are read as they are asked for.
     File,
+    /// On an accelerator: [`Weights::lend`] gives the bytes to carry there.
+    Away,
 }
 
 impl Place {
@@ -188,8 +192,30 @@ impl Weights {
         spread: &Spread<'_>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Weights> {
-        let (places, size) = plan(&checkpoint, quant, relay, Experts::Loaded)?;
-        Weights::fill(checkpoint, places, size, spread, progress)
+        Weights::load_beside(checkpoint, quant, relay, &Beside::default(), spread, progress)
+    }
+
+    /// Loads what is neither read as it is needed nor lies elsewhere.
+    pub fn load_beside(
+        checkpoint: Arc<Checkpoint>,
+        quant: Option<Quant>,
+        relay: Relay,
+        beside: &Beside<'_>,
+        spread: &Spread<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Weights> {
+        let (places, size) = plan(&checkpoint, quant, relay, beside)?;
+        let mut weights = Weights::fill(checkpoint, places, size, spread, progress)?;
+        let embedding = &weights.places[index(&weights.checkpoint.config, Part::Embedding)];
+        if matches!(embedding.lies, Lies::File) {
+            let (file, _) = weights.checkpoint.place(Part::Embedding);
+            weights.on_disk = Some(Arc::new(weights.checkpoint.buffered(file)?));
+        }
+        if beside.experts_read {
+            weights.mapped_bytes = 0;
+            weights.checkpoint.release_all();
+        }
+        Ok(weights)
     }
 
     /// Loads every part outside the experts into memory of our own, for a store that reads experts as they are needed; an
@@ -203,16 +229,8 @@ impl Weights {
         spread: &Spread<'_>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Weights> {
-        let (places, size) = plan(&checkpoint, quant, relay, Experts::Read)?;
-        let mut weights = Weights::fill(checkpoint, places, size, spread, progress)?;
-        let embedding = &weights.places[index(&weights.checkpoint.config, Part::Embedding)];
-        if matches!(embedding.lies, Lies::File) {
-            let (file, _) = weights.checkpoint.place(Part::Embedding);
-            weights.on_disk = Some(Arc::new(weights.checkpoint.buffered(file)?));
-        }
-        weights.mapped_bytes = 0;
-        weights.checkpoint.release_all();
-        Ok(weights)
+        let beside = Beside { experts_read: true, ..Beside::default() };
+        Weights::load_beside(checkpoint, quant, relay, &beside, spread, progress)
     }
 
     fn fill(
@@ -238,12 +256,17 @@ impl Weights {
         &self.checkpoint
     }
 
-    /// What [`Weights::load`] would take, with every expert.
-    pub fn sizes(checkpoint: &Checkpoint, quant: Option<Quant>, relay: Relay) -> Result<Sizes> {
+    /// What [`Weights::load_beside`] would take, with and without the experts that do not lie `away`.
+    pub fn sizes(
+        checkpoint: &Checkpoint,
+        quant: Option<Quant>,
+        relay: Relay,
+        away: Option<&dyn Fn(Part) -> bool>,
+    ) -> Result<Sizes> {
         const PAGE: u64 = 4096;
         let config = &checkpoint.config;
-        let (places, owned) = plan(checkpoint, quant, relay, Experts::Loaded)?;
-        let dense = match plan(checkpoint, quant, relay, Experts::Read) {
+        let (places, owned) = plan(checkpoint, quant, relay, &Beside { experts_read: false, away })?;
+        let dense = match plan(checkpoint, quant, relay, &Beside { experts_read: true, away }) {
             Ok((_, bytes)) => Some(bytes as u64),
             Err(Error::Usage(_)) => None,
             Err(other) => return Err(other),
@@ -251,7 +274,7 @@ impl Weights {
         let mut sizes = Sizes { owned: owned as u64, dense, ..Sizes::default() };
         for part in checkpoint.parts().filter(|part| !(config.tied && *part == Part::Head)) {
             let place = &places[index(config, part)];
-            if place.arena().is_none() {
+            if matches!(place.lies, Lies::Map) {
                 sizes.mapped += place.kind.bytes() as u64;
                 sizes.edges += PAGE;
             }
@@ -281,6 +304,37 @@ impl Weights {
         let place = self.places[index(&self.checkpoint.config, part)].clone();
         let on_disk = self.on_disk.clone().filter(|_| matches!(place.lies, Lies::File));
         Matrix { checkpoint: self.checkpoint.clone(), arena: self.arena.clone(), part, place, on_disk }
+    }
+
+    /// What each part will be once it is loaded, by `Config::part_index`.
+    pub fn kinds(checkpoint: &Checkpoint, quant: Option<Quant>, relay: Relay) -> Result<Vec<Kind>> {
+        let (places, _) = plan(checkpoint, quant, relay, &Beside::default())?;
+        Ok(places.into_iter().map(|place| place.kind).collect())
+    }
+
+    /// The bytes of a part that lies away, converted if need be; to be followed by [`Weights::release`].
+    pub fn lend(&self, part: Part) -> Result<Cow<'_, [u8]>> {
+        let (stored, place) = (self.checkpoint.stored(part), &self.places[index(&self.checkpoint.config, part)]);
+        let Kind { format, form, rows, .. } = place.kind;
+        if (format, form) == (stored.format, stored.form) {
+            return Ok(Cow::Borrowed(stored.bytes));
+        }
+        let mut bytes = vec![0u8; place.kind.bytes()];
+        let mut jobs = vec![];
+        add_jobs(&mut jobs, &self.checkpoint, part, 0..rows, (format, form), &mut bytes);
+        run(&self.checkpoint, &jobs, &|n, job| (0..n).for_each(job))?;
+        drop(jobs);
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// What the bytes of a part are, wherever they lie.
+    pub fn kind(&self, part: Part) -> Kind {
+        self.places[index(&self.checkpoint.config, part)].kind
+    }
+
+    /// Lets the pages of a part that was lent go from this process's memory.
+    pub fn release(&self, part: Part) {
+        self.checkpoint.release_range(part, 0..self.checkpoint.stored(part).bytes.len());
     }
 
     /// How `down` matrices lie, unless they are re-laid ([`Matrix::tiles`]).
@@ -366,6 +420,7 @@ impl Matrix {
             Lies::Arena(range) => &self.arena.bytes()[range.clone()],
             Lies::Map => self.checkpoint.stored(self.part).bytes,
             Lies::File => panic!("{:?} stays in its file", self.part),
+            Lies::Away => panic!("{:?} lies on an accelerator", self.part),
         }
     }
 }
@@ -377,35 +432,46 @@ fn index(config: &Config, part: Part) -> usize {
 /// A boundary that no load of 64 bytes crosses.
 const ALIGNMENT: usize = 64;
 
-/// Whether experts are loaded with everything else, or read by a store as they are needed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Experts {
-    Loaded,
-    Read,
+/// What is not loaded.
+#[derive(Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// Experts are read by a store as they are needed, and nothing stays mapped in memory.
+    pub experts_read: bool,
+    /// Parts that lie on an accelerator.
+    pub away: Option<&'a dyn Fn(Part) -> bool>,
 }
 
 /// Where each part will be, and the size of the arena. `quant` as for [`Weights::load`].
-fn plan(checkpoint: &Checkpoint, quant: Option<Quant>, relay: Relay, experts: Experts) -> Result<(Vec<Place>, usize)> {
+fn plan(
+    checkpoint: &Checkpoint,
+    quant: Option<Quant>,
+    relay: Relay,
+    beside: &Beside<'_>,
+) -> Result<(Vec<Place>, usize)> {
+    let (read, away) = (beside.experts_read, |part| beside.away.is_some_and(|away| away(part)));
     let config = &checkpoint.config;
     let quant = quant.unwrap_or_else(|| Quant::default_for(checkpoint));
     let mut places: Vec<Option<Place>> = vec![None; config.part_count()];
     let mut size = 0usize;
     for part in config.parts() {
-        let place = if part == Part::Head && config.tied {
+        let place = if part == Part::Head && config.tied && !away(part) {
             places[index(config, Part::Embedding)].clone().expect("the embedding comes first")
         } else {
             let stored = checkpoint.stored(part);
-            let relay = if experts == Experts::Read { Relay::Rounded } else { relay };
+            let relay = if read { Relay::Rounded } else { relay };
             let (format, form) = target(&stored, part, checkpoint.down, quant, relay);
             let same = (format, form) == (stored.format, stored.form);
             let kind = Kind { format, form, rows: stored.rows, width: stored.width };
-            let lies = match (experts, part) {
-                (Experts::Read, Part::Gate(..) | Part::Up(..) | Part::Down(..)) if same => Lies::Map,
-                (Experts::Read, Part::Gate(..) | Part::Up(..) | Part::Down(..)) => {
+            // Rows of an embedding that is no head here are read one by one.
+            let by_row = if config.tied { away(Part::Head) } else { read };
+            let lies = match (read, part) {
+                _ if away(part) => Lies::Away,
+                (true, Part::Gate(..) | Part::Up(..) | Part::Down(..)) if same => Lies::Map,
+                (true, Part::Gate(..) | Part::Up(..) | Part::Down(..)) => {
                     return Err(read_as_stored(checkpoint, part, quant));
                 }
-                (Experts::Read, Part::Embedding) if same && !config.tied => Lies::File,
-                (Experts::Loaded, _) if same => Lies::Map,
+                (_, Part::Embedding) if same && by_row => Lies::File,
+                (false, _) if same => Lies::Map,
                 _ => {
                     let bytes = part_bytes(config, part, checkpoint.down, format).map_err(|e| {
                         let name = checkpoint.tensor_name(part);
@@ -499,44 +565,4 @@ fn fill(
         }
     }
     Ok(())
-}
-
-impl Checkpoint {
-    /// Reads every weight once and refuses the first that is not a finite number, by tensor, row and column.
-    pub fn check_finite(&self, spread: &Spread<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        let own = |part: &Part| !(self.config.tied && *part == Part::Head);
-        let (total, mut done) = (self.weight_bytes(), 0);
-        for part in self.parts().filter(own) {
-            let stored = self.stored(part);
-            let row_bytes = stored.row_bytes();
-            let rows = if stored.form.by_rows() { (JOB_WEIGHTS / stored.width).max(1) } else { stored.rows };
-            let first: Mutex<Option<(usize, usize, f32)>> = Mutex::new(None);
-            spread(stored.rows.div_ceil(rows), &|job| {
-                let range = job * rows..((job + 1) * rows).min(stored.rows);
-                let mut weights = vec![0f32; stored.width];
-                let bytes = stored.file_rows(range.clone());
-                for (row, bytes) in range.clone().zip(bytes.chunks_exact(row_bytes)) {
-                    stored.format.decode(bytes, &mut weights);
-                    if let Some(column) = weights.iter().position(|w| !w.is_finite()) {
-                        let mut first = first.lock().expect("nothing panics while holding it");
-                        if first.is_none_or(|(r, ..)| row < r) {
-                            *first = Some((row, column, weights[column]));
-                        }
-                        break;
-                    }
-                }
-                self.release_range(part, range.start * row_bytes..range.end * row_bytes);
-            });
-            if let Some((row, column, w)) = first.into_inner().expect("nothing panics while holding it") {
-                let (name, file) = (self.tensor_name(part), self.file_of(part).display());
-                return Err(Error::Model(format!(
-                    "{file}: tensor {name}, row {row}, column {column}: {}",
-                    not_finite(w)
-                )));
-            }
-            done += stored.bytes.len() as u64;
-            progress(done, total);
-        }
-        Ok(())
-    }
 }

@@ -16,7 +16,7 @@ use super::open::{self, Opened};
 use super::plan::Expected;
 use super::terminal::Passing;
 use super::values::Counts;
-use super::{Done, terminal};
+use super::{Done, device, terminal};
 use crate::engine::{Budget, Engine, Session, StoreStats};
 use crate::error::{Error, Result};
 use crate::planner::{disk, hardware, memory};
@@ -31,6 +31,7 @@ pub fn run(args: &BenchArgs) -> Done {
     let tests = tests(args)?;
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
+    options.wanted = device::wanted(&args.place)?;
     options.context = tests.iter().map(|t| t.depth + t.tokens).max();
     let streams = tests.iter().map(|t| t.streams).max().unwrap_or(1);
     (options.sessions, options.logits) = (streams, streams);

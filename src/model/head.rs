@@ -1,0 +1,47 @@
+//! The last norm and the head (specification 3.1, step 3), on the host or on an accelerator.
+
+use super::linear::Linear;
+use super::norm::Norm;
+use super::there;
+use super::vector::{Home, Vector};
+use crate::checkpoint::{Part, Weights};
+use crate::config::Config;
+use crate::device::{Weight, What};
+use crate::error::Result;
+use crate::host::{Host, Share};
+
+pub struct Head {
+    norm: Norm,
+    weight: Lies, // [vocab, width]
+}
+
+enum Lies {
+    Here(Linear),
+    There(Weight),
+}
+
+impl Head {
+    pub fn new(config: &Config, weights: &Weights, home: Home<'_>) -> Result<Head> {
+        let weight = match home {
+            None => Lies::Here(Linear::new(vec![weights.matrix(Part::Head)], Share::Head)),
+            Some(accelerator) => Lies::There(there::weight(accelerator, weights, Part::Head)?),
+        };
+        Ok(Head { norm: Norm::new(weights, Part::OutputNorm, config.norm_epsilon, home)?, weight })
+    }
+
+    /// `x` `[wanted, width]` as the last layer leaves it -> logits `[wanted, vocab]`, on the host. `accelerator` is that of
+    /// the model.
+    pub fn forward(&self, host: &Host, x: Vector<'_>, accelerator: Home<'_>) -> Result<Vec<f32>> {
+        match (&self.weight, accelerator) {
+            (Lies::There(weight), Some(accelerator)) => host.timed(Share::Head, || {
+                let x = self.norm.forward(host, &x.moved(Some(accelerator))?)?;
+                there::fetched(accelerator, What::Logits, &weight.product(x.tensor())?)
+            }),
+            (Lies::Here(weight), _) => {
+                let x = self.norm.forward(host, &x.moved(None)?)?;
+                Ok(weight.forward(host, x.here(host)?))
+            }
+            (Lies::There(_), None) => unreachable!("a head away lies on the model's accelerator"),
+        }
+    }
+}
