@@ -166,6 +166,11 @@ impl Answer {
         self.stats
     }
 
+    /// Which of the stop texts ended it.
+    pub fn stop(&self) -> Option<usize> {
+        self.stops.index()
+    }
+
     /// `Some` once [`advance`](Answer::advance) has nothing more to give.
     pub fn finish(&self) -> Option<Finish> {
         if self.flushed { self.finish } else { None }

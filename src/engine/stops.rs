@@ -65,6 +65,11 @@ impl Stops {
         std::mem::take(&mut self.held)
     }
 
+    /// Which of the stop strings was found.
+    pub fn index(&self) -> Option<usize> {
+        self.found
+    }
+
     /// The stop string that was found.
     pub fn found(&self) -> Option<&str> {
         self.found.map(|i| self.stops[i].as_str())

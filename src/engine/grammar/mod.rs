@@ -4,6 +4,7 @@
 //! answer on its own ([`Walk`]). What it allows is a set of tokens for each step, worked out after the token before it was
 //! drawn; what the model thinks of them is the sampler's affair.
 
+pub mod calls;
 mod gbnf;
 mod landing;
 
@@ -38,12 +39,14 @@ pub enum Form {
     Schema(Value),
     /// What a grammar allows, in llama.cpp's notation (GBNF, told by its `::=`) or in the library's (Lark).
     Grammar(String),
+    /// Calls of functions, or text in which there may be some.
+    Calls(calls::Calls),
 }
 
 impl Form {
-    /// Whether it is JSON as a whole, so that an answer can be brought to its end.
+    /// Whether it is JSON, or JSON in a wrapping that leaves no choice, so that an answer can be brought to its end.
     fn lands(&self) -> bool {
-        !matches!(self, Form::Grammar(_))
+        matches!(self, Form::Object | Form::Schema(_)) || matches!(self, Form::Calls(calls) if calls.required)
     }
 }
 
@@ -84,6 +87,7 @@ impl Grammars {
                 let lark = if text.contains("::=") { gbnf::to_lark(text)? } else { text.clone() };
                 ("grammar", TopLevelGrammar::from_lark(lark))
             }
+            Form::Calls(calls) => ("set of functions", TopLevelGrammar::from_lark(calls::to_lark(calls)?)),
         };
         let parser = self.factory.create_parser_from_init_ext(
             GrammarInit::Serialized(grammar),
@@ -117,7 +121,12 @@ fn limits() -> ParserLimits {
 }
 
 /// As `json.dumps` writes it, which is what models have seen most: one blank after a comma or a colon and no other.
-fn schema(mut value: Value) -> Result<TopLevelGrammar> {
+fn schema(value: Value) -> Result<TopLevelGrammar> {
+    checked(value).map(TopLevelGrammar::from_json_schema)
+}
+
+/// A schema within limits, with what the library is to make of it.
+fn checked(mut value: Value) -> Result<Value> {
     if !value.is_object() {
         return Err(Error::Usage("the schema is no object".into()));
     }
@@ -130,7 +139,7 @@ fn schema(mut value: Value) -> Result<TopLevelGrammar> {
         ..JsonCompileOptions::default()
     };
     options.apply_to(&mut value);
-    Ok(TopLevelGrammar::from_json_schema(value))
+    Ok(value)
 }
 
 fn check_size(what: &str, text: &str) -> Result<()> {

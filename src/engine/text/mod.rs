@@ -10,9 +10,11 @@ mod gguf;
 mod pieces;
 mod stream;
 mod template;
+mod tools;
 
 pub use stream::TextStream;
 pub use template::{CHATML, Message, TemplateOverride};
+pub use tools::CALL;
 
 use crate::checkpoint::TextSource;
 use crate::config::Config;
@@ -159,7 +161,18 @@ impl Text {
     ///
     /// Errors: usage when the template refuses the conversation (roles that must alternate), model when it fails.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.template.render(messages, add_generation_prompt)
+        self.render_with_tools(messages, &[], add_generation_prompt)
+    }
+
+    /// The same, with functions that may be called (OpenAI's objects): in the template's own words, or in ours where it has
+    /// none.
+    pub fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        self.template.render(messages, tools, add_generation_prompt)
     }
 
     /// Where the chat template came from, and its text.

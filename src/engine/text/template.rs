@@ -1,7 +1,7 @@
 //! From a conversation to the text a model was trained to continue: the checkpoint's own Jinja template,
 //! with the few functions and filters that `transformers` gives its templates.
 
-use super::clock;
+use super::{clock, tools};
 use crate::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
@@ -18,16 +18,19 @@ pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + messa
 /// Instructions one rendering may take; a template loops over messages, so this is far beyond any chat.
 const MOST_STEPS: u64 = 5_000_000;
 
-/// One turn of a conversation. Roles are `system`, `user` and `assistant`; templates may know others.
+/// One turn of a conversation. Roles are `system`, `user`, `assistant` and, for what a function gave back, `tool`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub role: String,
     pub content: String,
+    /// Calls of functions the assistant made, as OpenAI's objects, their arguments parsed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<serde_json::Value>,
 }
 
 impl Message {
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
-        Message { role: role.into(), content: content.into() }
+        Message { role: role.into(), content: content.into(), calls: Vec::new() }
     }
     pub fn system(content: impl Into<String>) -> Message {
         Message::new("system", content)
@@ -93,16 +96,37 @@ impl Template {
         &self.source
     }
 
-    /// The text of a conversation; `add_generation_prompt` opens the assistant's turn.
+    /// The text of a conversation in which `tools` (OpenAI's objects) may be called; `add_generation_prompt` opens the
+    /// assistant's turn.
     ///
     /// Errors: usage when the template itself refuses the conversation, model when it fails.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let folded;
+        let messages = match tools::knows(&self.source) {
+            true => messages,
+            false => {
+                folded = tools::fold(messages, tools);
+                &folded
+            }
+        };
+        let turn = |m: &Message| {
+            let mut turn = vec![("role", Value::from(m.role.as_str())), ("content", Value::from(m.content.as_str()))];
+            if !m.calls.is_empty() {
+                turn.push(("tool_calls", m.calls.iter().map(jinja).collect()));
+            }
+            Value::from_pairs(turn)
+        };
         let mut names: Vec<(&str, Value)> =
             self.tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))).collect();
         names.push(("messages", messages.iter().map(turn).collect()));
         names.push(("add_generation_prompt", Value::from(add_generation_prompt)));
-        names.push(("tools", Value::from(())));
+        let offered = if tools.is_empty() { Value::from(()) } else { tools.iter().map(jinja).collect() };
+        names.push(("tools", offered));
         names.push(("documents", Value::from(())));
         let template = self.environment.get_template(NAME).expect("added when it was made");
         template.render(Value::from_pairs(names)).map_err(|e| self.sentence(&e))
@@ -140,6 +164,24 @@ fn given(text: &str) -> Result<(String, String)> {
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
         .map_err(|e| Error::Usage(format!("the chat template {} cannot be read: {e}", path.display())))
+}
+
+/// JSON as a template sees it.
+fn jinja(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(flag) => Value::from(*flag),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => Value::from(whole),
+            (None, Some(whole)) => Value::from(whole),
+            _ => Value::from(number.as_f64().unwrap_or_default()),
+        },
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::Array(list) => list.iter().map(jinja).collect(),
+        serde_json::Value::Object(map) => {
+            Value::from_pairs(map.iter().map(|(name, value)| (name.as_str(), jinja(value))))
+        }
+    }
 }
 
 /// Jinja as `transformers` sets it up.

@@ -1,0 +1,55 @@
+//! Calls of functions as a grammar: `<tool_call>`, a JSON object of name and arguments, `</tool_call>`.
+
+use super::{Error, Result, checked};
+use crate::engine::text::CALL;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// A function that may be called: its name (letters, digits, `_` and `-`) and the schema of its arguments.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Function {
+    pub name: String,
+    pub parameters: Value,
+}
+
+/// What calls an answer may hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calls {
+    pub functions: Vec<Function>,
+    /// The answer is calls and nothing else, one at least; otherwise text, in which calls may begin.
+    pub required: bool,
+    /// More than one.
+    pub parallel: bool,
+}
+
+/// What stands between the beginning of a call and the name, and between that and the arguments. Whoever reads calls back
+/// relies on exactly this.
+pub const HEAD: (&str, &str) = ("\n{\"name\": \"", "\", \"arguments\": ");
+/// After the arguments.
+pub const TAIL: &str = "}\n";
+
+/// Errors (usage): arguments that cannot be held to their schema, by the name of the function.
+pub fn to_lark(calls: &Calls) -> Result<String> {
+    let (open, close) = CALL;
+    let more = if calls.parallel { "*" } else { "" };
+    let mut out = match (calls.required, calls.parallel) {
+        (true, true) => format!("start: one (\"\\n\" one)*\none: {} body\n", json!(open)),
+        (true, false) => format!("start: {} body\n", json!(open)),
+        // A lazy terminal ends where it first can: what follows the beginning of a call is a call.
+        (false, true) => format!("start: (opened body){more} rest\nopened[lazy]: /(.|\\n)*{open}/\nrest: /(.|\\n)*/\n"),
+        (false, false) => format!("start: opened body | rest\nopened[lazy]: /(.|\\n)*{open}/\nrest: /(.|\\n)*/\n"),
+    };
+    let names: Vec<String> = (0..calls.functions.len()).map(|at| format!("call_{at}")).collect();
+    let _ = writeln!(out, "body: ({}) {}", names.join(" | "), json!(format!("{TAIL}{close}")));
+    for (at, function) in calls.functions.iter().enumerate() {
+        let head = format!("{}{}{}", HEAD.0, function.name, HEAD.1);
+        let mut parameters = function.parameters.clone();
+        if let Some(map) = parameters.as_object_mut() {
+            map.entry("type").or_insert(json!("object"));
+        }
+        let schema = checked(parameters)
+            .map_err(|e| Error::Usage(format!("the parameters of the function {:?}: {e}", function.name)))?;
+        let _ = writeln!(out, "call_{at}: {} arguments_{at}\narguments_{at}: %json {schema}", json!(head));
+    }
+    Ok(out)
+}
