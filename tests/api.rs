@@ -17,6 +17,8 @@ mod refusals;
 mod slots;
 #[path = "api/thermocline.rs"]
 mod thermocline_live;
+#[path = "api/tools.rs"]
+mod tools;
 
 use client::{Served, serve, start};
 use serde_json::{Value, json};

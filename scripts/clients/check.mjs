@@ -41,6 +41,9 @@ const refused = async (status, words, ask) => {
   return error;
 };
 
+const CITY = { type: "string", enum: ["Oslo", "Rome"] };
+const RAIN = { type: "object", properties: { city: CITY }, required: ["city"], additionalProperties: false };
+const TOOLS = [{ type: "function", function: { name: "rain", parameters: RAIN } }];
 const cases = {
   "models are listed": async () => assert.equal((await client.models.list()).data[0].id, MODEL),
   "a model is found": async () => assert.equal((await client.models.retrieve(MODEL)).object, "model"),
@@ -160,12 +163,46 @@ const cases = {
   "a wrong temperature is 400": async () =>
     assert.equal((await refused(400, "temperature", () => chat(SUM, { temperature: -1 }))).param, "temperature"),
   "an unknown field is 400": () => refused(400, "tempo", () => chat(SUM, { tempo: 1 })),
-  "tools are 400": () =>
-    refused(400, "tools", () => chat(SUM, { tools: [{ type: "function", function: { name: "f", parameters: {} } }] })),
-  "schemas are 400": () => refused(400, "response_format", () => chat(SUM, { response_format: { type: "json_object" } })),
+  "json": async () => {
+    const answer = await chat("An example?", { response_format: { type: "json_object" }, seed: 1 });
+    assert.equal(typeof JSON.parse(text(answer)), "object");
+  },
+  "a schema": async () => {
+    const schema = { type: "object", properties: { age: { type: "integer", maximum: 99 } }, required: ["age"], additionalProperties: false };
+    const format = { type: "json_schema", json_schema: { name: "x", schema, strict: true } };
+    assert.ok(JSON.parse(text(await chat("An example?", { response_format: format }))).age <= 99);
+  },
+  "a schema not supported is 400": () => {
+    const format = { type: "json_schema", json_schema: { name: "x", schema: { type: "array", uniqueItems: true } } };
+    return refused(400, "uniqueItems", () => chat(SUM, { response_format: format }));
+  },
+  "a grammar": async () => assert.equal(text(await chat(SUM, { grammar: 'root ::= "z"' })), "z"),
+  "a tool": async () => {
+    const answer = await chat("Rain?", { tools: TOOLS, tool_choice: "required", parallel_tool_calls: false });
+    const [choice] = answer.choices;
+    assert.equal(choice.finish_reason, "tool_calls");
+    assert.ok(["Oslo", "Rome"].includes(JSON.parse(choice.message.tool_calls[0].function.arguments).city));
+  },
+  "a tool in a stream": async () => {
+    const asked = { model: MODEL, messages: user("Rain?"), tools: TOOLS, tool_choice: "required", temperature: 0 };
+    const whole = await client.chat.completions.stream({ ...asked, parallel_tool_calls: false }).finalChatCompletion();
+    const [call] = whole.choices[0].message.tool_calls;
+    assert.ok(["Oslo", "Rome"].includes(JSON.parse(call.function.arguments).city));
+  },
   "too long is 400": async () =>
     assert.equal((await refused(400, "context", () => chat("word ".repeat(3000)))).code, "context_length_exceeded"),
-  "responses are 400": () => refused(400, "not built", () => client.responses.create({ model: MODEL, input: "Hi" })),
+  "a response": async () => {
+    const response = await client.responses.create({ model: MODEL, input: SUM, temperature: 0 });
+    assert.equal(response.output_text, ANSWER);
+  },
+  "a response in a stream": async () => {
+    const events = await all(client.responses.create({ model: MODEL, input: SUM, temperature: 0, stream: true }));
+    assert.equal(events.filter((e) => e.type === "response.output_text.delta").map((e) => e.delta).join(""), ANSWER);
+    assert.equal(events.at(-1).type, "response.completed");
+  },
+  "a response of before is 400": () =>
+    refused(400, "previous_response_id", () =>
+      client.responses.create({ model: MODEL, input: SUM, previous_response_id: "resp_1" })),
   "many at once": async () => {
     const answers = await Promise.all(Array.from({ length: 32 }, (_, i) => chat(i % 2 ? SUM : "What is 48 + 37?")));
     answers.forEach((answer, i) => assert.equal(text(answer), i % 2 ? ANSWER : "48 + 37 = 85."));

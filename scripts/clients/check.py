@@ -4,6 +4,7 @@
     pip install openai && python scripts/clients/check.py http://127.0.0.1:8080
 """
 import concurrent.futures
+import json
 import math
 import sys
 import time
@@ -315,17 +316,6 @@ def an_unknown_field_is_400():
 
 
 @case
-def tools_are_400():
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    refused(openai.BadRequestError, "tools", lambda: chat(tools=[tool]))
-
-
-@case
-def schemas_are_400():
-    refused(openai.BadRequestError, "response_format", lambda: chat(response_format={"type": "json_object"}))
-
-
-@case
 def images_are_400():
     image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
     refused(openai.BadRequestError, "content[0]", lambda: chat(messages=[{"role": "user", "content": image}]))
@@ -338,13 +328,115 @@ def too_long_is_400():
 
 
 @case
-def responses_are_400():
-    refused(openai.BadRequestError, "not built", lambda: client.responses.create(model=MODEL, input="Hi"))
+def embeddings_are_400():
+    refused(openai.BadRequestError, "not built", lambda: client.embeddings.create(model=MODEL, input="Hi"))
+
+
+RAIN = {
+    "type": "object", "required": ["city"], "additionalProperties": False,
+    "properties": {"city": {"type": "string", "enum": ["Oslo", "Rome"]}},
+}
+TOOLS = [{"type": "function", "function": {"name": "rain", "description": "Will it rain?", "parameters": RAIN}}]
+
+
+def shape(schema):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def is_city(arguments):
+    arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+    assert set(arguments) == {"city"} and arguments["city"] in ("Oslo", "Rome"), arguments
 
 
 @case
-def embeddings_are_400():
-    refused(openai.BadRequestError, "not built", lambda: client.embeddings.create(model=MODEL, input="Hi"))
+def json_objects():
+    assert isinstance(json.loads(text(chat("An example?", response_format={"type": "json_object"}))), dict)
+
+
+@case
+def schemas():
+    is_city(text(chat("An example?", response_format=shape(RAIN))))
+
+
+@case
+def schemas_in_streams():
+    is_city(joined(chat("An example?", response_format=shape(RAIN), stream=True))[0])
+
+
+@case
+def schemas_that_are_not_supported_are_400():
+    odd = shape({"type": "array", "items": {}, "uniqueItems": True})
+    refused(openai.BadRequestError, "uniqueItems", lambda: chat(response_format=odd))
+
+
+@case
+def grammars():
+    assert text(chat(extra_body={"grammar": 'root ::= "a" [0-9]{3}'}))[0] == "a"
+    assert complete(extra_body={"grammar": 'start: "b" "c"'}).choices[0].text == "bc"
+
+
+@case
+def tools_that_are_required():
+    answer = chat("Rain?", tools=TOOLS, tool_choice="required", parallel_tool_calls=False)
+    (call,) = answer.choices[0].message.tool_calls
+    assert answer.choices[0].finish_reason == "tool_calls" and call.function.name == "rain"
+    is_city(call.function.arguments)
+
+
+@case
+def tools_by_name_in_a_stream():
+    named = {"type": "function", "function": {"name": "rain"}}
+    with client.chat.completions.stream(model=MODEL, messages=user("Rain?"), tools=TOOLS, tool_choice=named) as stream:
+        whole = stream.get_final_completion()
+    is_city(whole.choices[0].message.tool_calls[0].function.arguments)
+
+
+@case
+def tools_nobody_calls():
+    for choice in ["auto", "none"]:
+        assert text(chat(tools=TOOLS, tool_choice=choice, max_tokens=20)) is not None
+
+
+@case
+def results_of_tools():
+    call = {"id": "1", "type": "function", "function": {"name": "rain", "arguments": '{"city": "Oslo"}'}}
+    told = [*user("Rain?"), {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "yes"}]
+    assert chat(messages=told, tools=TOOLS, max_tokens=5).usage.completion_tokens > 0
+
+
+@case
+def a_response():
+    answer = client.responses.create(model=MODEL, input=SUM, temperature=0)
+    assert answer.output_text == ANSWER and answer.status == "completed", answer
+
+
+@case
+def a_response_in_a_stream():
+    with client.responses.stream(model=MODEL, input=user(SUM), temperature=0, instructions="Be kind.") as stream:
+        deltas = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+        assert stream.get_final_response().output_text == deltas
+
+
+@case
+def a_response_of_a_schema():
+    form = {"format": {"type": "json_schema", "name": "answer", "schema": RAIN, "strict": True}}
+    is_city(client.responses.create(model=MODEL, input="An example?", text=form).output_text)
+
+
+@case
+def a_response_that_calls():
+    tool = {"type": "function", "name": "rain", "parameters": RAIN, "strict": True}
+    answer = client.responses.create(model=MODEL, input="Rain?", tools=[tool], tool_choice="required")
+    is_city(answer.output[0].arguments)
+    more = [*user("Rain?"), answer.output[0].model_dump(exclude_none=True),
+            {"type": "function_call_output", "call_id": answer.output[0].call_id, "output": "yes"}]
+    assert client.responses.create(model=MODEL, input=more, max_output_tokens=4).status in ("incomplete", "completed")
+
+
+@case
+def a_response_of_before_is_400():
+    ask = lambda: client.responses.create(model=MODEL, input=SUM, previous_response_id="resp_1")
+    refused(openai.BadRequestError, "previous_response_id", ask)
 
 
 @case

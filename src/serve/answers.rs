@@ -1,12 +1,14 @@
-//! `/v1/chat/completions` and `/v1/completions`.
+//! What is asked for answers: chats and completions, and the two APIs whose requests become chats.
 
 use super::ask::{Ask, Way};
 use super::failure::{Failure, Outcome};
+use super::fields::Fields;
+use super::look::{Api, Look};
 use super::queue::{Caller, Event};
-use super::shape::Shape;
+use super::shape::Head;
 use super::stream::Flow;
 use super::words::{body, model_ready};
-use super::{House, MOST_BODY};
+use super::{House, MOST_BODY, Served, messages, responses};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -17,14 +19,33 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub async fn chat(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Response> {
-    answer(house, request, Way::Chat).await
+    answer(house, request, Api::Chat).await
 }
 
 pub async fn completion(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Response> {
-    answer(house, request, Way::Completion).await
+    answer(house, request, Api::Completion).await
 }
 
-async fn answer(house: Arc<House>, request: Request<Body>, way: Way) -> Outcome<Response> {
+pub async fn message(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Response> {
+    answer(house, request, Api::Messages).await
+}
+
+pub async fn response(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Response> {
+    answer(house, request, Api::Responses).await
+}
+
+fn read(house: &House, served: &Served, api: Api, body: &[u8], arrived: Instant) -> Outcome<Ask> {
+    let fields = Fields::body(body)?;
+    let (way, fields) = match api {
+        Api::Chat => (Way::Chat, fields),
+        Api::Completion => (Way::Completion, fields),
+        Api::Messages => (Way::Chat, messages::chat(fields)?),
+        Api::Responses => (Way::Chat, responses::chat(fields)?),
+    };
+    Ask::read(house, served, way, fields, arrived)
+}
+
+async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<Response> {
     let arrived = Instant::now();
     let served = model_ready(&house)?;
     let bytes = body(request, MOST_BODY).await?;
@@ -32,7 +53,7 @@ async fn answer(house: Arc<House>, request: Request<Body>, way: Way) -> Outcome<
     let full = || Failure::full(house.queue.places());
     let mut places = house.queue.take(1).ok_or_else(full)?;
     let (inside, model) = (house.clone(), served.clone());
-    let reading = tokio::task::spawn_blocking(move || Ask::read(&inside, &model, way, &bytes, arrived));
+    let reading = tokio::task::spawn_blocking(move || read(&inside, &model, api, &bytes, arrived));
     let ask = reading.await.map_err(|_| Failure::internal("the request could not be read"))??;
     let jobs = ask.jobs();
     if jobs > house.queue.places() {
@@ -47,27 +68,27 @@ async fn answer(house: Arc<House>, request: Request<Body>, way: Way) -> Outcome<
     }
     let caller = house.queue.send(&ask.batch, places, &house.metrics);
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let shape = Shape::new(way, served.engine.clone(), &served.id, created, jobs, ask.include_usage);
+    let look = Look::new(api, served.engine.clone(), Head { created, model: served.id.clone() }, &ask);
     let timeout = house.settings.timeout;
     let deadline = (arrived + timeout).into();
     if ask.stream {
-        return Ok(Flow::new(caller, shape, ask.batch.n, deadline, timeout).into_response());
+        return Ok(Flow::new(caller, look, ask.batch.n, deadline, timeout).into_response());
     }
-    match tokio::time::timeout_at(deadline, whole(caller, shape, ask.batch.n)).await {
+    match tokio::time::timeout_at(deadline, whole(caller, look, ask.batch.n)).await {
         Ok(outcome) => outcome.map(|value| Json(value).into_response()),
         Err(_) => Err(Failure::timeout(timeout.as_secs())),
     }
 }
 
 /// Waits for every choice.
-async fn whole(mut caller: Caller, mut shape: Shape, n: usize) -> Outcome<Value> {
+async fn whole(mut caller: Caller, mut look: Look, n: usize) -> Outcome<Value> {
     while !caller.is_done() {
         match caller.next().await {
-            Some((choice, Event::Piece(piece))) => shape.keep(choice, piece),
-            Some((choice, Event::Ended(ended))) => shape.keep_end(choice, ended),
+            Some((choice, Event::Piece(piece))) => look.keep(choice, piece),
+            Some((choice, Event::Ended(ended))) => look.keep_end(choice, ended),
             Some((_, Event::Failed(e))) => return Err(e.into()),
             None => return Err(Failure::unavailable("the server is ending")),
         }
     }
-    Ok(shape.whole(n))
+    Ok(look.whole(n))
 }

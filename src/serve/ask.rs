@@ -3,10 +3,10 @@
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
 use super::queue::Batch;
-use super::{House, Served, form};
+use super::{House, Served, conversation, form, tools};
+use crate::engine::grammar::Form;
 use crate::engine::sampler::{Sampler, Sampling};
 use crate::engine::stops::Stops;
-use crate::engine::text::Message;
 use crate::engine::{Limits, Stats};
 use serde_json::Value;
 use std::hash::{BuildHasher, RandomState};
@@ -17,30 +17,18 @@ use std::time::Instant;
 const MOST_CHOICES: usize = 16;
 const MOST_PROMPTS: usize = 64;
 const MOST_LOGPROBS: usize = 20;
-/// Messages in a conversation; each costs a turn of the template.
-const MOST_MESSAGES: usize = 4096;
 /// OpenAI's default for plain completions.
 const COMPLETION_TOKENS: usize = 16;
 
 /// Fields that say nothing about the answer.
-const HARMLESS: &[&str] = &[
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "parallel_tool_calls",
-    "tool_choice",
-];
+const HARMLESS: &[&str] =
+    &["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
 
-const TOOLS: &str = "calling tools is not built yet";
-const WORDS_ONLY: &str = "this model reads and writes text only";
+const TOOLS: &str = "tools are called by tools and tool_choice";
+pub const WORDS_ONLY: &str = "this model reads and writes text only";
 
 /// Features of the API that are not there.
 const MISSING: &[(&str, &str)] = &[
-    ("tools", TOOLS),
     ("functions", TOOLS),
     ("function_call", TOOLS),
     ("guided_json", "response_format is"),
@@ -57,6 +45,8 @@ pub struct Ask {
     pub stream: bool,
     /// The last chunk of a stream says what it cost.
     pub include_usage: bool,
+    /// The answer may hold calls of functions.
+    pub calls: bool,
 }
 
 /// Which of the two ways to ask.
@@ -68,12 +58,11 @@ pub enum Way {
 
 impl Ask {
     /// Reads a body to its last field, renders and tokenises. Takes a while for a long prompt.
-    pub fn read(house: &House, served: &Served, way: Way, body: &[u8], arrived: Instant) -> Outcome<Ask> {
-        let mut fields = Fields::body(body)?;
+    pub fn read(house: &House, served: &Served, way: Way, mut fields: Fields, arrived: Instant) -> Outcome<Ask> {
         model(&mut fields, served)?;
         fields.ignore(HARMLESS);
         fields.refuse(MISSING)?;
-        let grammar = form::grammar(&mut fields, served)?;
+        let mut grammar = form::grammar(&mut fields, served)?;
         let stream = fields.flag("stream")?.unwrap_or(false);
         let include_usage = stream_options(&mut fields, stream)?;
         let n = fields.whole("n", 1..=MOST_CHOICES)?.unwrap_or(1);
@@ -81,12 +70,24 @@ impl Ask {
         let stop = stop(&mut fields)?;
         let logprobs = logprobs(&mut fields, way)?;
         let sampling = sampling(&mut fields, house, served)?;
+        let mut calls = false;
         let prompts = match way {
             Way::Chat => {
                 modalities(&mut fields)?;
-                let messages = messages(&mut fields)?;
+                let tools = tools::read(&mut fields)?;
+                let messages = conversation::messages(&mut fields)?;
                 fields.end()?;
-                vec![rendered(served, &messages)?]
+                if let Some(wanted) = tools.calls {
+                    if grammar.is_some() {
+                        return Err(Failure::field(
+                            "tools",
+                            "together with another form of the answer are not supported",
+                        ));
+                    }
+                    calls = true;
+                    grammar = Some(form::compile(&(Form::Calls(wanted), "tools".into()), served)?);
+                }
+                vec![conversation::rendered(served, &messages, &tools.shown)?]
             }
             Way::Completion => {
                 fields.refuse(&[
@@ -110,7 +111,7 @@ impl Ask {
         Sampler::new(&sampling, served.engine.text().limit())?;
         Stops::new(&limits.stop)?;
         let prompts = prompts.into_iter().map(Arc::from).collect();
-        Ok(Ask { batch: Batch { prompts, n, sampling, limits, logprobs, arrived }, stream, include_usage })
+        Ok(Ask { batch: Batch { prompts, n, sampling, limits, logprobs, arrived }, stream, include_usage, calls })
     }
 
     /// Answers it needs.
@@ -210,7 +211,8 @@ fn sampling(fields: &mut Fields, house: &House, served: &Served) -> Outcome<Samp
 /// Any whole number of 64 bits; a negative one (-1, say) is a seed like another.
 fn seed(fields: &mut Fields) -> Outcome<Option<u64>> {
     let Some(value) = fields.take("seed") else { return Ok(None) };
-    let seed = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
+    let exact = || value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| (x as i64).cast_unsigned());
+    let seed = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned)).or_else(exact);
     seed.map(Some).ok_or_else(|| Failure::field("seed", "is no whole number of 64 bits"))
 }
 
@@ -246,77 +248,6 @@ fn modalities(fields: &mut Fields) -> Outcome<()> {
         true => Ok(()),
         false => Err(Failure::field("modalities", format!("asks for more than text: {WORDS_ONLY}"))),
     }
-}
-
-/// The conversation.
-pub fn messages(fields: &mut Fields) -> Outcome<Vec<Message>> {
-    let Some(list) = fields.list("messages")? else {
-        return Err(Failure::field("messages", "is missing: a list of {\"role\", \"content\"}"));
-    };
-    if list.is_empty() {
-        return Err(Failure::field("messages", "is empty: at least one message is needed"));
-    }
-    if list.len() > MOST_MESSAGES {
-        return Err(Failure::field(
-            "messages",
-            format!("has {} messages; at most {MOST_MESSAGES} are read", list.len()),
-        ));
-    }
-    list.into_iter().enumerate().map(|(i, value)| message(value, &format!("messages[{i}]"))).collect()
-}
-
-fn message(value: Value, place: &str) -> Outcome<Message> {
-    let mut fields = Fields::of(value, place)?;
-    let role = match fields.text("role")?.as_deref() {
-        // What newer clients call it.
-        Some("developer") => "system",
-        Some("system") => "system",
-        Some("user") => "user",
-        Some("assistant") => "assistant",
-        Some("tool" | "function") => {
-            return Err(Failure::field(fields.name("role"), format!("of a tool is not supported: {TOOLS}")));
-        }
-        Some(_) => {
-            let problem = "is none of \"system\", \"developer\", \"user\" and \"assistant\"";
-            return Err(Failure::field(fields.name("role"), problem));
-        }
-        None => return Err(Failure::field(fields.name("role"), "is missing")),
-    };
-    fields.refuse(&[("tool_calls", TOOLS), ("function_call", TOOLS), ("audio", WORDS_ONLY), ("images", WORDS_ONLY)])?;
-    // A name is shown to no model of this family; what another model thought or refused is no part of the text.
-    fields.ignore(&["name", "refusal", "reasoning_content", "annotations"]);
-    let place = fields.name("content");
-    let content = match fields.take("content") {
-        Some(Value::String(text)) => text,
-        Some(Value::Array(parts)) => parts
-            .into_iter()
-            .enumerate()
-            .map(|(i, part)| text_part(part, &format!("{place}[{i}]")))
-            .collect::<Outcome<Vec<String>>>()?
-            .concat(),
-        Some(_) => return Err(Failure::field(place, "is neither a string nor a list of parts")),
-        None => return Err(Failure::field(place, "is missing")),
-    };
-    fields.end()?;
-    Ok(Message::new(role, content))
-}
-
-fn text_part(value: Value, place: &str) -> Outcome<String> {
-    let mut fields = Fields::of(value, place)?;
-    match fields.text("type")?.as_deref() {
-        Some("text") => {}
-        Some(_) => return Err(Failure::field(fields.name("type"), format!("is not \"text\": {WORDS_ONLY}"))),
-        None => return Err(Failure::field(fields.name("type"), "is missing")),
-    }
-    let Some(text) = fields.text("text")? else { return Err(Failure::field(fields.name("text"), "is missing")) };
-    fields.ignore(&["cache_control"]);
-    fields.end().map(|()| text)
-}
-
-/// The conversation as the model reads it.
-fn rendered(served: &Served, messages: &[Message]) -> Outcome<Vec<u32>> {
-    let text = served.engine.text();
-    Ok(text.encode(&text.render(messages, true)?, true)?)
 }
 
 /// A string, a list of strings, a list of tokens, or a list of such lists.
@@ -357,7 +288,11 @@ fn prompt(value: Value, served: &Served) -> Outcome<Vec<u32>> {
 /// Token ids of this vocabulary.
 pub fn tokens(ids: &[Value], served: &Served, field: &str) -> Outcome<Vec<u32>> {
     let vocab = served.engine.config().vocab;
-    let token = |id: &Value| id.as_u64().filter(|id| *id < vocab as u64).map(|id| id as u32);
+    // `5.0` is a whole number too.
+    let whole = |id: &Value| {
+        id.as_u64().or_else(|| id.as_f64().filter(|id| *id >= 0.0 && id.fract() == 0.0).map(|id| id as u64))
+    };
+    let token = |id: &Value| whole(id).filter(|id| *id < vocab as u64).map(|id| id as u32);
     let wrong = || Failure::field(field, format!("holds something that is no token id from 0 to {}", vocab - 1));
     ids.iter().map(|id| token(id).ok_or_else(wrong)).collect()
 }

@@ -32,6 +32,12 @@ pub async fn door(
         Ok(()) if method == Method::OPTIONS && allowed.is_some() => preflight(),
         Ok(()) => next.run(request).await,
     };
+    if path.starts_with("/v1/messages")
+        && let Some(failure) = response.extensions().get::<Failure>().cloned()
+    {
+        *response.body_mut() = Body::from(failure.anthropic().to_string());
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     if let Some(allowed) = allowed {
         response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
@@ -106,7 +112,7 @@ fn allowed_origin(house: &House, origin: &HeaderValue) -> Option<HeaderValue> {
 fn preflight() -> Response {
     let headers = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key, anthropic-version"),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const RETRY_SECONDS: u64 = 1;
 
 /// An answer that is none.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     pub status: StatusCode,
     message: String,
@@ -138,6 +138,23 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The same in Anthropic's shape.
+    pub fn anthropic(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        json!({ "type": "error", "error": { "type": kind, "message": self.message } })
+    }
+}
+
 impl From<Error> for Failure {
     /// What the engine refuses is the request's fault, what fails is ours.
     fn from(e: Error) -> Failure {
@@ -151,6 +168,8 @@ impl From<Error> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.body())).into_response();
+        // For the door, which knows whose API it was.
+        response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         match self.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {

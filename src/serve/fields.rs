@@ -22,6 +22,11 @@ impl Fields {
         }
     }
 
+    /// What another request was made into; its fields have names of their own.
+    pub fn from(map: Map<String, Value>) -> Fields {
+        Fields { map, place: String::new() }
+    }
+
     /// `place` names the object in sentences.
     pub fn of(value: Value, place: &str) -> Outcome<Fields> {
         match value {

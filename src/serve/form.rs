@@ -49,7 +49,10 @@ fn response_format(fields: &mut Fields) -> Outcome<Option<Asked>> {
         Some("json_schema") => Some(match format.object("json_schema")? {
             Some(mut named) => {
                 let asked = schema(&mut named)?;
-                named.ignore(&["name", "description", "strict"]);
+                for text in ["name", "description"] {
+                    named.text(text)?;
+                }
+                named.flag("strict")?; // answers keep to their schema whether they are asked to or not
                 named.end()?;
                 asked
             }

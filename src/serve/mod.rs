@@ -5,18 +5,25 @@
 
 mod answers;
 mod ask;
+mod choice;
+mod conversation;
 mod door;
 mod failure;
 mod fields;
 mod form;
 mod line;
+mod look;
+mod messages;
 mod metrics;
 mod queue;
+mod responses;
 mod routes;
 mod shape;
 mod slots;
 mod stream;
+mod talk;
 mod thermocline;
+mod tools;
 mod watch;
 mod words;
 mod worker;
@@ -228,8 +235,9 @@ fn serve(loaded: Loaded, orders: Receiver<Order>, house: Arc<House>) {
         slots,
         predicted,
     };
-    house.say(&format!("ready: {} at http://{}", served.id, house.address));
+    let ready = format!("ready: {} at http://{}", served.id, house.address);
     let _ = house.served.set(Arc::new(served)); // set once, here
+    house.say(&ready); // who reads it may ask at once
     Worker::new(engine, slots, orders, house).work();
 }
 

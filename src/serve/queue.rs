@@ -41,6 +41,8 @@ pub enum Event {
 pub struct Ended {
     pub finish: Finish,
     pub stats: Stats,
+    /// Which of the request's stop texts it was.
+    pub stop: Option<usize>,
 }
 
 impl Job {

@@ -21,6 +21,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/models/{model}"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
+    ("POST", "/v1/responses"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("POST", "/apply-template"),
@@ -29,11 +32,7 @@ pub const ROUTES: &[(&str, &str)] = &[
 ];
 
 /// Features of other servers that people look for here, refused by name.
-const MISSING: &[(&str, &str)] = &[
-    ("/v1/messages", "Anthropic's messages API"),
-    ("/v1/responses", "OpenAI's responses API"),
-    ("/v1/embeddings", "embeddings"),
-];
+const MISSING: &[(&str, &str)] = &[("/v1/embeddings", "embeddings")];
 
 pub fn router(house: Arc<House>) -> Router {
     let mut router = Router::new();
@@ -68,6 +67,9 @@ fn handler(path: &str) -> MethodRouter<Arc<House>> {
         "/v1/models/{model}" => get(watch::model),
         "/v1/chat/completions" => post(answers::chat),
         "/v1/completions" => post(answers::completion),
+        "/v1/messages" => post(answers::message),
+        "/v1/messages/count_tokens" => post(words::count_tokens),
+        "/v1/responses" => post(answers::response),
         "/tokenize" => post(words::tokenize),
         "/detokenize" => post(words::detokenize),
         "/apply-template" => post(words::apply_template),

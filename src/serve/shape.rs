@@ -1,17 +1,26 @@
 //! How answers look: OpenAI's objects for chats and for completions, whole and in chunks.
 
 use super::ask::{Usage, Way};
+use super::choice::{Call, Choice, Reason};
 use super::queue::Ended;
+use super::talk::Part;
 use crate::engine::text::TextStream;
-use crate::engine::{Engine, Finish, Piece, Stats, Token};
+use crate::engine::{Engine, Piece, Stats, Token};
 use serde_json::{Map, Value, json};
 
 /// OpenAI's stand-in for minus infinity, which JSON has not.
 const LEAST_LOGPROB: f32 = -9999.0;
 
+/// What every response says of itself.
+pub struct Head {
+    /// Seconds since 1970.
+    pub created: u64,
+    pub model: String,
+}
+
 /// What all parts of one response have in common.
 pub struct Shape {
-    pub way: Way,
+    way: Way,
     engine: Engine,
     id: String,
     created: u64,
@@ -19,25 +28,20 @@ pub struct Shape {
     /// Every chunk names `usage`, null but in the last.
     include_usage: bool,
     choices: Vec<Choice>,
-}
-
-/// One choice as far as it has come.
-#[derive(Default)]
-struct Choice {
-    text: String,
-    tokens: Vec<Token>,
-    ended: Option<Ended>,
-    /// Characters of the tokens so far, for the offsets of completions.
-    stream: TextStream,
-    characters: usize,
+    /// For each choice of completions: the characters of its tokens so far, since their offsets are told.
+    offsets: Vec<(TextStream, usize)>,
+    calls: bool,
 }
 
 impl Shape {
-    pub fn new(way: Way, engine: Engine, model: &str, created: u64, choices: usize, include_usage: bool) -> Shape {
+    /// `calls`: answers may hold calls of functions.
+    pub fn new(way: Way, engine: Engine, head: Head, choices: usize, include_usage: bool, calls: bool) -> Shape {
         let prefix = if way == Way::Chat { "chatcmpl" } else { "cmpl" };
-        let choices = (0..choices).map(|_| Choice::default()).collect();
         let id = format!("{prefix}-{}", super::unique());
-        Shape { way, engine, id, created, model: model.to_string(), include_usage, choices }
+        let Head { created, model } = head;
+        let offsets = (0..choices).map(|_| Default::default()).collect();
+        let choices = (0..choices).map(|_| Choice::new(calls)).collect();
+        Shape { way, engine, id, created, model, include_usage, choices, offsets, calls }
     }
 
     fn object(&self, kind: &str, choices: Vec<Value>) -> Map<String, Value> {
@@ -70,30 +74,64 @@ impl Shape {
     }
 
     /// One piece of a stream.
-    pub fn piece(&mut self, index: usize, piece: &Piece) -> Value {
-        let logprobs = self.logprobs(index, &piece.tokens);
-        let choice = match self.way {
-            Way::Chat => {
-                json!({ "index": index, "delta": { "content": piece.text }, "logprobs": logprobs, "finish_reason": null })
-            }
-            Way::Completion => {
-                json!({ "index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": null })
-            }
+    pub fn piece(&mut self, index: usize, piece: &Piece) -> Vec<Value> {
+        let mut logprobs = self.logprobs(index, &piece.tokens);
+        let parts = self.choices[index].take(&piece.text);
+        if self.way == Way::Completion {
+            let choice = json!({ "index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": null });
+            return vec![Value::Object(self.chunk(choice))];
+        }
+        let mut deltas = self.deltas(index, &parts);
+        if deltas.is_empty() && (!self.calls || !logprobs.is_null()) {
+            deltas.push(json!({ "content": "" }));
+        }
+        let chunk = |delta: Value| {
+            let choice = json!({ "index": index, "delta": delta, "logprobs": logprobs.take(), "finish_reason": null });
+            Value::Object(self.chunk(choice))
         };
-        Value::Object(self.chunk(choice))
+        deltas.into_iter().map(chunk).collect()
     }
 
-    /// The last chunk of a choice.
-    pub fn ended(&mut self, index: usize, ended: Ended) -> Value {
-        self.choices[index].ended = Some(ended);
-        let reason = reason(ended.finish);
-        let choice = match self.way {
-            Way::Chat => json!({ "index": index, "delta": {}, "logprobs": null, "finish_reason": reason }),
-            Way::Completion => json!({ "index": index, "text": "", "logprobs": null, "finish_reason": reason }),
+    /// What parts of a choice, the last it took, are in a stream.
+    fn deltas(&self, index: usize, parts: &[Part]) -> Vec<Value> {
+        let begun = parts.iter().filter(|part| matches!(part, Part::Call(_))).count();
+        let calls = &self.choices[index].calls;
+        let mut next = calls.len() - begun;
+        let mut delta = |part: &Part| match part {
+            Part::Text(text) => Some(json!({ "content": text })),
+            Part::Call(name) => {
+                let call = json!({ "index": next, "id": calls[next].id, "type": "function", "function": { "name": name, "arguments": "" } });
+                next += 1;
+                Some(json!({ "tool_calls": [call] }))
+            }
+            Part::Arguments(more) => {
+                Some(json!({ "tool_calls": [{ "index": next - 1, "function": { "arguments": more } }] }))
+            }
+            Part::Called => None,
         };
-        let mut chunk = self.chunk(choice);
-        chunk.insert("timings".into(), timings(&ended.stats));
-        Value::Object(chunk)
+        parts.iter().filter_map(&mut delta).collect()
+    }
+
+    /// The last chunks of a choice.
+    pub fn ended(&mut self, index: usize, ended: Ended) -> Vec<Value> {
+        let parts = self.choices[index].end(ended);
+        let reason = reason(self.choices[index].reason());
+        let rest = |delta: Value| json!({ "index": index, "delta": delta, "logprobs": null, "finish_reason": null });
+        let mut choices: Vec<Value> = Vec::new();
+        match self.way {
+            Way::Chat => {
+                choices.extend(self.deltas(index, &parts).into_iter().map(rest));
+                choices.push(json!({ "index": index, "delta": {}, "logprobs": null, "finish_reason": reason }));
+            }
+            Way::Completion => {
+                choices.push(json!({ "index": index, "text": "", "logprobs": null, "finish_reason": reason }))
+            }
+        }
+        let mut chunks: Vec<Value> = choices.into_iter().map(|choice| Value::Object(self.chunk(choice))).collect();
+        if let Some(last) = chunks.last_mut() {
+            last["timings"] = timings(&ended.stats);
+        }
+        chunks
     }
 
     /// The chunk after all others, if it was asked for. `n`: choices of one prompt.
@@ -109,12 +147,12 @@ impl Shape {
     /// Keeps a piece for [`whole`](Shape::whole).
     pub fn keep(&mut self, index: usize, piece: Piece) {
         let choice = &mut self.choices[index];
-        choice.text.push_str(&piece.text);
+        choice.take(&piece.text);
         choice.tokens.extend(piece.tokens);
     }
 
     pub fn keep_end(&mut self, index: usize, ended: Ended) {
-        self.choices[index].ended = Some(ended);
+        self.choices[index].end(ended);
     }
 
     /// The response to a request that did not ask for a stream. `n`: choices of one prompt.
@@ -136,14 +174,19 @@ impl Shape {
         let logprobs = self.logprobs(index, &tokens);
         let choice = &mut self.choices[index];
         let text = std::mem::take(&mut choice.text);
-        let reason = reason(choice.ended.map_or(Finish::Interrupted, |ended| ended.finish));
-        match self.way {
-            Way::Chat => {
-                let message = json!({ "role": "assistant", "content": text, "refusal": null });
-                json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason })
-            }
-            Way::Completion => json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason }),
+        let reason = reason(choice.reason());
+        if self.way == Way::Completion {
+            return json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason });
         }
+        let mut message = json!({ "role": "assistant", "content": text, "refusal": null });
+        if !choice.calls.is_empty() {
+            if text.is_empty() {
+                message["content"] = Value::Null;
+            }
+            let call = |call: &Call| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
+            message["tool_calls"] = choice.calls.iter().map(call).collect();
+        }
+        json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason })
     }
 
     fn usage(&self, n: usize) -> Value {
@@ -196,9 +239,9 @@ impl Shape {
         let (mut texts, mut chosen, mut tops, mut offsets) = (vec![], vec![], vec![], vec![]);
         for token in tokens {
             let Some(said) = &token.logprobs else { continue };
-            let choice = &mut self.choices[index];
-            offsets.push(choice.characters);
-            choice.characters += choice.stream.push(self.engine.text().piece(token.id)).chars().count();
+            let (stream, characters) = &mut self.offsets[index];
+            offsets.push(*characters);
+            *characters += stream.push(self.engine.text().piece(token.id)).chars().count();
             texts.push(self.token(token.id).0);
             chosen.push(said.chosen.max(LEAST_LOGPROB));
             let top = said.top.iter().map(|(id, logprob)| (self.token(*id).0, json!(logprob.max(LEAST_LOGPROB))));
@@ -208,10 +251,11 @@ impl Shape {
     }
 }
 
-fn reason(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Eos | Finish::Stop | Finish::Complete => "stop",
-        Finish::Length | Finish::ContextFull | Finish::Interrupted => "length",
+fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::End | Reason::Stop(_) => "stop",
+        Reason::Calls => "tool_calls",
+        Reason::Length => "length",
     }
 }
 

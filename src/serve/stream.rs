@@ -1,13 +1,12 @@
 //! An answer as it is written: server-sent events.
 
 use super::failure::Failure;
+use super::look::{Look, Sent};
 use super::queue::{Caller, Event};
-use super::shape::Shape;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
-use serde_json::Value;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +20,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// The events of one request. Dropping it, which a lost connection does, ends its answers.
 pub struct Flow {
     caller: Caller,
-    shape: Shape,
+    look: Look,
     /// Choices of one prompt.
     n: usize,
     /// Written at the next poll.
@@ -33,10 +32,10 @@ pub struct Flow {
 }
 
 impl Flow {
-    pub fn new(caller: Caller, shape: Shape, n: usize, deadline: Instant, timeout: Duration) -> Flow {
+    pub fn new(caller: Caller, look: Look, n: usize, deadline: Instant, timeout: Duration) -> Flow {
         let mut flow = Flow {
             caller,
-            shape,
+            look,
             n,
             ready: String::new(),
             silence: Box::pin(sleep(SILENCE)),
@@ -44,41 +43,47 @@ impl Flow {
             timeout,
             over: false,
         };
-        for chunk in flow.shape.opening() {
-            flow.push(&chunk);
-        }
+        let opening = flow.look.opening();
+        flow.push(opening);
         flow
     }
 
-    fn push(&mut self, data: &Value) {
-        self.ready.push_str("data: ");
-        self.ready.push_str(&data.to_string()); // JSON has no line breaks outside of strings, and in them they are escaped
-        self.ready.push_str("\n\n");
+    fn push(&mut self, events: impl IntoIterator<Item = Sent>) {
+        for Sent { name, data } in events {
+            if let Some(name) = name {
+                self.ready.extend(["event: ", name, "\n"]);
+            }
+            self.ready.push_str("data: ");
+            self.ready.push_str(&data.to_string()); // JSON has no line breaks outside of strings, and in them they are escaped
+            self.ready.push_str("\n\n");
+        }
     }
 
     fn fail(&mut self, failure: &Failure) {
-        self.push(&failure.body());
+        let event = self.look.failed(failure);
+        self.push([event]);
         self.over = true;
     }
 
     fn take(&mut self, event: Option<(usize, Event)>) {
         match event {
             Some((choice, Event::Piece(piece))) => {
-                let chunk = self.shape.piece(choice, &piece);
-                self.push(&chunk);
+                let events = self.look.piece(choice, &piece);
+                self.push(events);
             }
             Some((choice, Event::Ended(ended))) => {
-                let chunk = self.shape.ended(choice, ended);
-                self.push(&chunk);
+                let events = self.look.ended(choice, ended);
+                self.push(events);
             }
             Some((_, Event::Failed(e))) => self.fail(&e.into()),
             None => self.fail(&Failure::unavailable("the server is ending")),
         }
         if self.caller.is_done() && !self.over {
-            if let Some(usage) = self.shape.closing(self.n) {
-                self.push(&usage);
+            let (usage, done) = self.look.closing(self.n);
+            self.push(usage);
+            if done {
+                self.ready.push_str("data: [DONE]\n\n");
             }
-            self.ready.push_str("data: [DONE]\n\n");
             self.over = true;
         }
     }

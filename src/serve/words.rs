@@ -3,7 +3,7 @@
 use super::ask;
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
-use super::{House, MOST_BODY, Served};
+use super::{House, MOST_BODY, Served, conversation, messages, tools};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -87,13 +87,23 @@ pub async fn detokenize(State(house): State<Arc<House>>, request: Request<Body>)
     .await
 }
 
+/// Anthropic's way to ask how long a prompt is.
+pub async fn count_tokens(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
+    work(house, request, |served, fields| {
+        let tokens = messages::prompt(messages::counted(fields)?, served)?;
+        Ok(json!({ "input_tokens": tokens }))
+    })
+    .await
+}
+
 pub async fn apply_template(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
     work(house, request, |served, mut fields| {
         ask::model(&mut fields, served)?;
-        let messages = ask::messages(&mut fields)?;
+        let tools = tools::read(&mut fields)?;
+        let messages = conversation::messages(&mut fields)?;
         let open = fields.flag("add_generation_prompt")?.unwrap_or(true);
         fields.end()?;
-        Ok(json!({ "prompt": served.engine.text().render(&messages, open)? }))
+        Ok(json!({ "prompt": served.engine.text().render_with_tools(&messages, &tools.shown, open)? }))
     })
     .await
 }

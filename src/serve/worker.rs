@@ -282,7 +282,7 @@ impl Worker {
             }
             Ok(None) => {
                 let finish = writing.answer.as_ref().and_then(Answer::finish).unwrap_or(Finish::Interrupted);
-                let ended = Ended { finish, stats };
+                let ended = Ended { finish, stats, stop: writing.answer.as_ref().and_then(Answer::stop) };
                 match finish {
                     Finish::Interrupted => metrics.cancelled(),
                     _ => metrics.ended(&ended),
@@ -302,7 +302,7 @@ impl Worker {
 
 /// What the log says about an answer: figures, never words of it.
 fn line(ended: &Ended, took: Duration) -> String {
-    let Ended { finish, stats } = ended;
+    let Ended { finish, stats, .. } = ended;
     let speed = match stats.step_tokens {
         0 => String::new(),
         steps => format!(" at {:.1} tok/s", steps as f64 / stats.decode_seconds),

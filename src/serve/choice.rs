@@ -1,0 +1,87 @@
+//! One choice of a response as far as it has come: what all shapes of a response are made from.
+
+use super::queue::Ended;
+use super::talk::{Part, Talk};
+use crate::engine::{Finish, Stats, Token};
+
+/// A function the model calls.
+pub struct Call {
+    pub id: String,
+    pub name: String,
+    /// JSON, so far.
+    pub arguments: String,
+}
+
+pub struct Choice {
+    talk: Talk,
+    pub text: String,
+    pub calls: Vec<Call>,
+    /// Kept where the whole response is asked for.
+    pub tokens: Vec<Token>,
+    pub ended: Option<Ended>,
+}
+
+/// Why a choice ended, as its reader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    End,
+    /// Which of the stop texts.
+    Stop(usize),
+    Calls,
+    Length,
+}
+
+impl Choice {
+    /// `calls`: the answer may hold calls of functions.
+    pub fn new(calls: bool) -> Choice {
+        Choice { talk: Talk::new(calls), text: String::new(), calls: Vec::new(), tokens: Vec::new(), ended: None }
+    }
+
+    /// Takes the next text in, and gives what is certain now.
+    pub fn take(&mut self, text: &str) -> Vec<Part> {
+        let parts = self.talk.push(text);
+        self.keep(&parts);
+        parts
+    }
+
+    /// Takes the end in, and gives what was held back.
+    pub fn end(&mut self, ended: Ended) -> Vec<Part> {
+        self.ended = Some(ended);
+        let parts = self.talk.finish();
+        self.keep(&parts);
+        parts
+    }
+
+    fn keep(&mut self, parts: &[Part]) {
+        for part in parts {
+            match part {
+                Part::Text(text) => self.text.push_str(text),
+                Part::Call(name) => {
+                    let id = format!("call_{}", super::unique());
+                    self.calls.push(Call { id, name: name.clone(), arguments: String::new() });
+                }
+                Part::Arguments(more) => {
+                    if let Some(call) = self.calls.last_mut() {
+                        call.arguments.push_str(more);
+                    }
+                }
+                Part::Called => {}
+            }
+        }
+    }
+
+    pub fn reason(&self) -> Reason {
+        match &self.ended {
+            Some(Ended { finish: Finish::Stop, stop: Some(at), .. }) if self.calls.is_empty() => Reason::Stop(*at),
+            Some(Ended { finish: Finish::Eos | Finish::Stop | Finish::Complete, .. }) => match self.calls.is_empty() {
+                true => Reason::End,
+                false => Reason::Calls,
+            },
+            _ => Reason::Length,
+        }
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.ended.map(|ended| ended.stats).unwrap_or_default()
+    }
+}

@@ -1,0 +1,118 @@
+//! The messages of a chat, as OpenAI writes them, and what the model reads of them.
+
+use super::Served;
+use super::ask::WORDS_ONLY;
+use super::failure::{Failure, Outcome};
+use super::fields::Fields;
+use crate::engine::text::Message;
+use serde_json::{Value, json};
+
+/// Messages in a conversation; each costs a turn of the template.
+const MOST_MESSAGES: usize = 4096;
+
+pub fn messages(fields: &mut Fields) -> Outcome<Vec<Message>> {
+    let Some(list) = fields.list("messages")? else {
+        return Err(Failure::field("messages", "is missing: a list of {\"role\", \"content\"}"));
+    };
+    if list.is_empty() {
+        return Err(Failure::field("messages", "is empty: at least one message is needed"));
+    }
+    if list.len() > MOST_MESSAGES {
+        return Err(Failure::field(
+            "messages",
+            format!("has {} messages; at most {MOST_MESSAGES} are read", list.len()),
+        ));
+    }
+    list.into_iter().enumerate().map(|(i, value)| message(value, &format!("messages[{i}]"))).collect()
+}
+
+/// The conversation as the model reads it.
+pub fn rendered(served: &Served, messages: &[Message], tools: &[Value]) -> Outcome<Vec<u32>> {
+    let text = served.engine.text();
+    Ok(text.encode(&text.render_with_tools(messages, tools, true)?, true)?)
+}
+
+fn message(value: Value, place: &str) -> Outcome<Message> {
+    let mut fields = Fields::of(value, place)?;
+    let role = match fields.text("role")?.as_deref() {
+        // What newer clients call it.
+        Some("developer") => "system",
+        Some("system") => "system",
+        Some("user") => "user",
+        Some("assistant") => "assistant",
+        Some("tool") => "tool",
+        Some(_) => {
+            let problem = "is none of \"system\", \"developer\", \"user\", \"assistant\" and \"tool\"";
+            return Err(Failure::field(fields.name("role"), problem));
+        }
+        None => return Err(Failure::field(fields.name("role"), "is missing")),
+    };
+    let calls = match role {
+        "assistant" => calls(&mut fields)?,
+        _ => Vec::new(),
+    };
+    if role == "tool" && fields.text("tool_call_id")?.is_none() {
+        return Err(Failure::field(fields.name("tool_call_id"), "is missing"));
+    }
+    let newer = "is called tool_calls now";
+    fields.refuse(&[("function_call", newer), ("audio", WORDS_ONLY), ("images", WORDS_ONLY)])?;
+    // A name is shown to no model of this family; what another model thought or refused is no part of the text.
+    fields.ignore(&["name", "refusal", "reasoning_content", "annotations"]);
+    let place = fields.name("content");
+    let content = match fields.take("content") {
+        Some(content) => text(content, &place)?,
+        None if !calls.is_empty() => String::new(),
+        None => return Err(Failure::field(place, "is missing")),
+    };
+    fields.end()?;
+    Ok(Message { calls, ..Message::new(role, content) })
+}
+
+/// A string, or a list of parts that are text.
+pub fn text(content: Value, place: &str) -> Outcome<String> {
+    match content {
+        Value::String(text) => Ok(text),
+        Value::Array(parts) => {
+            let part = |(i, part)| text_part(part, &format!("{place}[{i}]"));
+            parts.into_iter().enumerate().map(part).collect()
+        }
+        _ => Err(Failure::field(place, "is neither a string nor a list of parts")),
+    }
+}
+
+fn text_part(value: Value, place: &str) -> Outcome<String> {
+    let mut fields = Fields::of(value, place)?;
+    match fields.text("type")?.as_deref() {
+        // The last two are what the responses API calls them.
+        Some("text" | "input_text" | "output_text") => {}
+        Some(_) => return Err(Failure::field(fields.name("type"), format!("is not \"text\": {WORDS_ONLY}"))),
+        None => return Err(Failure::field(fields.name("type"), "is missing")),
+    }
+    let Some(text) = fields.text("text")? else { return Err(Failure::field(fields.name("text"), "is missing")) };
+    fields.ignore(&["cache_control", "annotations", "logprobs", "citations"]);
+    fields.end().map(|()| text)
+}
+
+/// `tool_calls` of a message, their arguments parsed: templates write them out themselves.
+fn calls(fields: &mut Fields) -> Outcome<Vec<Value>> {
+    let place = fields.name("tool_calls");
+    let list = fields.list("tool_calls")?.unwrap_or_default();
+    list.into_iter().enumerate().map(|(i, call)| one_call(call, &format!("{place}[{i}]"))).collect()
+}
+
+fn one_call(value: Value, place: &str) -> Outcome<Value> {
+    let mut fields = Fields::of(value, place)?;
+    let id = fields.text("id")?;
+    fields.ignore(&["type", "index"]);
+    let Some(mut function) = fields.object("function")? else {
+        return Err(Failure::field(fields.name("function"), "is missing"));
+    };
+    let Some(name) = function.text("name")? else { return Err(Failure::field(function.name("name"), "is missing")) };
+    let place = function.name("arguments");
+    let arguments = function.text("arguments")?.filter(|text| !text.trim().is_empty()).unwrap_or("{}".into());
+    let arguments: Value = serde_json::from_str(&arguments)
+        .map_err(|_| Failure::field(place, "is no JSON, as it should be in a string"))?;
+    function.end()?;
+    fields.end()?;
+    Ok(json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }))
+}

@@ -1,0 +1,355 @@
+//! OpenAI's responses API: its requests become chats, its responses are made of the same events. Nothing is stored, so a
+//! conversation is sent whole each time.
+
+use super::ask::Ask;
+use super::choice::{Call, Choice, Reason};
+use super::conversation;
+use super::failure::{Failure, Outcome};
+use super::fields::Fields;
+use super::look::Sent;
+use super::queue::Ended;
+use super::shape::Head;
+use super::talk::Part;
+use crate::engine::{Piece, Stats};
+use serde_json::{Map, Value, json};
+
+const NOT_STORED: &str = "responses are not stored: send the conversation in `input`";
+
+/// Features of the API that are not there.
+const MISSING: &[(&str, &str)] = &[
+    ("previous_response_id", NOT_STORED),
+    ("conversation", NOT_STORED),
+    ("prompt", "there are no stored prompts"),
+    ("background", "there is no work in the background"),
+    ("max_tool_calls", "tools are called by whoever asks"),
+];
+
+/// A request as a chat. Every field is read here or goes on under the name it has there.
+pub fn chat(mut fields: Fields) -> Outcome<Fields> {
+    let mut chat = Map::new();
+    for (from, to) in [
+        ("model", "model"),
+        ("max_output_tokens", "max_tokens"),
+        ("stream", "stream"),
+        ("temperature", "temperature"),
+        ("top_p", "top_p"),
+        ("top_k", "top_k"),
+        ("min_p", "min_p"),
+        ("seed", "seed"),
+        ("parallel_tool_calls", "parallel_tool_calls"),
+    ] {
+        if let Some(value) = fields.take(from) {
+            chat.insert(to.into(), value);
+        }
+    }
+    fields.refuse(MISSING)?;
+    fields.ignore(&["store", "metadata", "user", "service_tier", "safety_identifier", "prompt_cache_key", "include"]);
+    fields.ignore(&["stream_options", "prompt_cache_retention"]);
+    if fields.text("truncation")?.is_some_and(|how| how != "disabled") {
+        return Err(Failure::field("truncation", "is not \"disabled\": a conversation that is too long is a 400"));
+    }
+    if let Some(mut reasoning) = fields.object("reasoning")? {
+        reasoning.refuse(&[("effort", "this model does not think before it answers")])?;
+        reasoning.ignore(&["summary", "generate_summary"]);
+        reasoning.end()?;
+    }
+    if let Some(mut text) = fields.object("text")? {
+        text.ignore(&["verbosity"]);
+        if let Some(format) = text.object("format")? {
+            chat.insert("response_format".into(), response_format(format)?);
+        }
+        text.end()?;
+    }
+    chat.insert("messages".into(), Value::Array(messages(&mut fields)?));
+    let list = fields.list("tools")?.unwrap_or_default();
+    let tools: Outcome<Vec<Value>> =
+        list.into_iter().enumerate().map(|(at, tool)| function(tool, &format!("tools[{at}]"))).collect();
+    chat.insert("tools".into(), Value::Array(tools?));
+    match fields.take("tool_choice") {
+        Some(Value::Object(mut named)) if named.contains_key("name") => {
+            let kind = named.remove("type");
+            chat.insert("tool_choice".into(), json!({ "type": kind, "function": named }));
+        }
+        Some(choice) => drop(chat.insert("tool_choice".into(), choice)),
+        None => {}
+    }
+    fields.end()?;
+    Ok(Fields::from(chat))
+}
+
+fn response_format(mut format: Fields) -> Outcome<Value> {
+    let kind = format.text("type")?;
+    let form = match kind.as_deref() {
+        Some("json_schema") => {
+            let schema = format.take("schema");
+            format.ignore(&["name", "description", "strict"]);
+            match schema {
+                Some(schema) => json!({ "type": kind, "json_schema": { "schema": schema } }),
+                None => return Err(Failure::field(format.name("schema"), "is missing")),
+            }
+        }
+        _ => json!({ "type": kind }),
+    };
+    format.end().map(|()| form)
+}
+
+/// `instructions` and `input`.
+fn messages(fields: &mut Fields) -> Outcome<Vec<Value>> {
+    let mut messages = Vec::new();
+    if let Some(instructions) = fields.text("instructions")? {
+        messages.push(json!({ "role": "system", "content": instructions }));
+    }
+    let items = match fields.take("input") {
+        Some(Value::String(text)) => vec![json!({ "role": "user", "content": text })],
+        Some(Value::Array(items)) if !items.is_empty() => items,
+        Some(_) => return Err(Failure::field("input", "is neither a string nor a list of items")),
+        None => return Err(Failure::field("input", "is missing")),
+    };
+    for (at, item) in items.into_iter().enumerate() {
+        item_of(item, &format!("input[{at}]"), &mut messages)?;
+    }
+    Ok(messages)
+}
+
+fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
+    let mut fields = Fields::of(item, place)?;
+    let kind = fields.text("type")?.unwrap_or("message".into());
+    fields.ignore(&["id", "status"]);
+    match kind.as_str() {
+        "message" => {
+            let role = fields.text("role")?;
+            let place = fields.name("content");
+            let Some(content) = fields.take("content") else { return Err(Failure::field(place, "is missing")) };
+            messages.push(json!({ "role": role, "content": conversation::text(content, &place)? }));
+        }
+        "function_call" => {
+            let (id, name) = (fields.text("call_id")?, fields.text("name")?);
+            let arguments = fields.text("arguments")?;
+            let call = json!({ "id": id, "function": { "name": name, "arguments": arguments } });
+            // Calls made together are one message of the assistant.
+            match messages.last_mut().filter(|last| last["tool_calls"].is_array()) {
+                Some(last) => last["tool_calls"].as_array_mut().expect("looked at above").push(call),
+                None => messages.push(json!({ "role": "assistant", "tool_calls": [call] })),
+            }
+        }
+        "function_call_output" => {
+            let id = fields.text("call_id")?;
+            let place = fields.name("output");
+            let Some(output) = fields.take("output") else { return Err(Failure::field(place, "is missing")) };
+            let content = conversation::text(output, &place)?;
+            messages.push(json!({ "role": "tool", "tool_call_id": id, "content": content }));
+        }
+        // What a model thought is no part of the text.
+        "reasoning" => fields.ignore(&["summary", "content", "encrypted_content"]),
+        _ => {
+            let problem = "is none of \"message\", \"function_call\", \"function_call_output\" and \"reasoning\"";
+            return Err(Failure::field(fields.name("type"), problem));
+        }
+    }
+    fields.end()
+}
+
+fn function(tool: Value, place: &str) -> Outcome<Value> {
+    let mut fields = Fields::of(tool, place)?;
+    if fields.text("type")?.as_deref() != Some("function") {
+        return Err(Failure::field(fields.name("type"), "is not \"function\": there are no other tools"));
+    }
+    let mut function = Map::new();
+    for name in ["name", "description", "parameters", "strict"] {
+        if let Some(value) = fields.take(name) {
+            function.insert(name.into(), value);
+        }
+    }
+    fields.end()?;
+    Ok(json!({ "type": "function", "function": function }))
+}
+
+/// A response as it is made: a message where there is text, then a call for each function.
+pub struct Shape {
+    id: String,
+    head: Head,
+    choice: Choice,
+    /// The number of the next event.
+    sequence: usize,
+    /// Items that are whole.
+    items: Vec<Value>,
+    open: Option<Open>,
+}
+
+/// The item that is being written, and what of it is in the stream.
+struct Open {
+    id: String,
+    /// `None`: a message.
+    call: Option<usize>,
+    text: String,
+}
+
+impl Shape {
+    pub fn new(head: Head, ask: &Ask) -> Shape {
+        let id = format!("resp_{}", super::unique());
+        Shape { id, head, choice: Choice::new(ask.calls), sequence: 0, items: Vec::new(), open: None }
+    }
+
+    fn event(&mut self, name: &'static str, data: Value) -> Sent {
+        let mut all = json!({ "type": name, "sequence_number": self.sequence });
+        self.sequence += 1;
+        if let (Some(all), Value::Object(data)) = (all.as_object_mut(), data) {
+            all.extend(data);
+        }
+        Sent { name: Some(name), data: all }
+    }
+
+    pub fn opening(&mut self) -> Vec<Sent> {
+        let response = self.response("in_progress");
+        let created = self.event("response.created", json!({ "response": response }));
+        vec![created, self.event("response.in_progress", json!({ "response": response }))]
+    }
+
+    pub fn piece(&mut self, piece: &Piece) -> Vec<Sent> {
+        let parts = self.choice.take(&piece.text);
+        let mut out = Vec::new();
+        self.sent(parts, &mut out);
+        out
+    }
+
+    fn sent(&mut self, parts: Vec<Part>, out: &mut Vec<Sent>) {
+        let begun = parts.iter().filter(|part| matches!(part, Part::Call(_))).count();
+        let mut next = self.choice.calls.len() - begun;
+        for part in parts {
+            match part {
+                Part::Text(text) => {
+                    if self.open.as_ref().is_none_or(|open| open.call.is_some()) {
+                        self.begin(None, out);
+                    }
+                    self.delta("response.output_text.delta", &text, out);
+                }
+                Part::Call(_) => {
+                    self.begin(Some(next), out);
+                    next += 1;
+                }
+                Part::Arguments(more) => self.delta("response.function_call_arguments.delta", &more, out),
+                Part::Called => self.finish_item(out),
+            }
+        }
+    }
+
+    fn begin(&mut self, call: Option<usize>, out: &mut Vec<Sent>) {
+        self.finish_item(out);
+        let id = format!("{}_{}", if call.is_some() { "fc" } else { "msg" }, super::unique());
+        let open = Open { id: id.clone(), call, text: String::new() };
+        let item = self.item(&open, "in_progress");
+        self.open = Some(open);
+        let index = self.items.len();
+        out.push(self.event("response.output_item.added", json!({ "output_index": index, "item": item })));
+        if call.is_none() {
+            let part = json!({ "item_id": id, "output_index": index, "content_index": 0, "part": text_part("") });
+            out.push(self.event("response.content_part.added", part));
+        }
+    }
+
+    fn delta(&mut self, name: &'static str, more: &str, out: &mut Vec<Sent>) {
+        let Some(open) = &mut self.open else { return };
+        open.text.push_str(more);
+        let mut data = json!({ "item_id": open.id, "output_index": self.items.len(), "delta": more });
+        if open.call.is_none() {
+            data["content_index"] = json!(0);
+            data["logprobs"] = json!([]);
+        }
+        out.push(self.event(name, data));
+    }
+
+    fn finish_item(&mut self, out: &mut Vec<Sent>) {
+        let Some(open) = self.open.take() else { return };
+        let index = self.items.len();
+        let place = json!({ "item_id": open.id, "output_index": index });
+        let with = |more: Value| {
+            let mut data = place.clone();
+            if let (Some(data), Value::Object(more)) = (data.as_object_mut(), more) {
+                data.extend(more);
+            }
+            data
+        };
+        match open.call {
+            None => {
+                let text = json!({ "content_index": 0, "text": open.text, "logprobs": [] });
+                out.push(self.event("response.output_text.done", with(text)));
+                let part = json!({ "content_index": 0, "part": text_part(&open.text) });
+                out.push(self.event("response.content_part.done", with(part)));
+            }
+            Some(at) => {
+                let call = json!({ "name": self.choice.calls[at].name, "arguments": open.text });
+                out.push(self.event("response.function_call_arguments.done", with(call)));
+            }
+        }
+        let item = self.item(&open, "completed");
+        out.push(self.event("response.output_item.done", json!({ "output_index": index, "item": item })));
+        self.items.push(item);
+    }
+
+    fn item(&self, open: &Open, status: &str) -> Value {
+        match open.call.map(|at| &self.choice.calls[at]) {
+            Some(Call { id, name, .. }) => json!({
+                "id": open.id, "type": "function_call", "status": status, "call_id": id, "name": name,
+                "arguments": open.text,
+            }),
+            None => {
+                let content = if status == "completed" { json!([text_part(&open.text)]) } else { json!([]) };
+                json!({ "id": open.id, "type": "message", "status": status, "role": "assistant", "content": content })
+            }
+        }
+    }
+
+    pub fn ended(&mut self, ended: Ended) -> Vec<Sent> {
+        let parts = self.choice.end(ended);
+        let mut out = Vec::new();
+        self.sent(parts, &mut out);
+        self.finish_item(&mut out);
+        let (name, status) = match self.choice.reason() {
+            Reason::Length => ("response.incomplete", "incomplete"),
+            _ => ("response.completed", "completed"),
+        };
+        let response = self.response(status);
+        out.push(self.event(name, json!({ "response": response })));
+        out
+    }
+
+    pub fn failed(&mut self, failure: &Failure) -> Sent {
+        let error = failure.body()["error"].take();
+        self.event("error", json!({ "code": error["code"], "message": error["message"], "param": error["param"] }))
+    }
+
+    /// What a stream would say goes nowhere; what comes of it is the same.
+    pub fn keep(&mut self, piece: &Piece) {
+        self.piece(piece);
+    }
+
+    pub fn keep_end(&mut self, ended: Ended) {
+        self.ended(ended);
+    }
+
+    pub fn whole(&mut self) -> Value {
+        let status = if self.choice.reason() == Reason::Length { "incomplete" } else { "completed" };
+        self.response(status)
+    }
+
+    fn response(&self, status: &str) -> Value {
+        let Stats { prompt_tokens, reused_tokens, decode_tokens, .. } = self.choice.stats();
+        let input = prompt_tokens + reused_tokens;
+        let usage = json!({
+            "input_tokens": input, "input_tokens_details": { "cached_tokens": reused_tokens },
+            "output_tokens": decode_tokens, "output_tokens_details": { "reasoning_tokens": 0 },
+            "total_tokens": input + decode_tokens,
+        });
+        json!({
+            "id": self.id, "object": "response", "created_at": self.head.created, "model": self.head.model,
+            "status": status, "error": null, "output": self.items, "parallel_tool_calls": true, "store": false,
+            "incomplete_details": if status == "incomplete" { json!({ "reason": "max_output_tokens" }) } else { Value::Null },
+            "instructions": null, "metadata": {}, "temperature": null, "top_p": null, "tool_choice": "auto", "tools": [],
+            "usage": if self.choice.ended.is_some() { usage } else { Value::Null },
+        })
+    }
+}
+
+fn text_part(text: &str) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
+}

@@ -1,0 +1,127 @@
+//! Functions a request offers, and which of them the answer may call.
+
+use super::failure::{Failure, Outcome};
+use super::fields::Fields;
+use crate::engine::grammar::calls::{Calls, Function};
+use serde_json::{Value, json};
+
+/// Functions of one request, and characters of a name.
+const MOST_TOOLS: usize = 128;
+const LONGEST_NAME: usize = 64;
+
+/// What a request says about tools.
+#[derive(Default)]
+pub struct Tools {
+    /// As templates show them: OpenAI's objects.
+    pub shown: Vec<Value>,
+    /// `None`: the answer calls nothing.
+    pub calls: Option<Calls>,
+}
+
+/// `tools`, `tool_choice` and `parallel_tool_calls` of a chat.
+pub fn read(fields: &mut Fields) -> Outcome<Tools> {
+    let place = fields.name("tools");
+    let list = fields.list("tools")?.unwrap_or_default();
+    let choice = fields.take("tool_choice");
+    let parallel = fields.flag("parallel_tool_calls")?.unwrap_or(true);
+    if list.len() > MOST_TOOLS {
+        return Err(Failure::field(place, format!("has {} functions; at most {MOST_TOOLS} are read", list.len())));
+    }
+    let mut shown = Vec::with_capacity(list.len());
+    let mut functions: Vec<Function> = Vec::with_capacity(list.len());
+    for (at, tool) in list.into_iter().enumerate() {
+        let (function, value) = one(tool, &format!("{place}[{at}]"))?;
+        if functions.iter().any(|other| other.name == function.name) {
+            return Err(Failure::field(place, format!("has two functions {:?}", function.name)));
+        }
+        functions.push(function);
+        shown.push(value);
+    }
+    let required = match choose(choice, &functions)? {
+        Choice::None => return Ok(Tools::default()),
+        Choice::Auto => false,
+        Choice::Required => true,
+        Choice::Named(at) => {
+            let named = functions.swap_remove(at);
+            return Ok(Tools { shown, calls: Some(Calls { functions: vec![named], required: true, parallel: false }) });
+        }
+    };
+    let calls = (!functions.is_empty()).then_some(Calls { functions, required, parallel });
+    Ok(Tools { shown, calls })
+}
+
+enum Choice {
+    None,
+    Auto,
+    Required,
+    /// Which of the functions.
+    Named(usize),
+}
+
+fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
+    let wrong = "is none of \"none\", \"auto\", \"required\" and {\"type\": \"function\", \"function\": {\"name\"}}";
+    let chosen = match choice {
+        None => return Ok(Choice::Auto),
+        Some(Value::String(word)) => match word.as_str() {
+            "none" => return Ok(Choice::None),
+            "auto" => return Ok(Choice::Auto),
+            "required" => Choice::Required,
+            _ => return Err(Failure::field("tool_choice", wrong)),
+        },
+        Some(value) => {
+            let mut fields = Fields::of(value, "tool_choice")?;
+            if fields.text("type")?.as_deref() != Some("function") {
+                return Err(Failure::field("tool_choice", wrong));
+            }
+            let Some(mut function) = fields.object("function")? else {
+                return Err(Failure::field("tool_choice", wrong));
+            };
+            let name = function.text("name")?.unwrap_or_default();
+            function.end()?;
+            fields.end()?;
+            match functions.iter().position(|function| function.name == name) {
+                Some(at) => Choice::Named(at),
+                None => return Err(Failure::field("tool_choice", "names a function that is not among the tools")),
+            }
+        }
+    };
+    match functions.is_empty() {
+        true => Err(Failure::field("tool_choice", "asks for a call, and there are no tools")),
+        false => Ok(chosen),
+    }
+}
+
+fn one(tool: Value, place: &str) -> Outcome<(Function, Value)> {
+    let mut fields = Fields::of(tool, place)?;
+    if fields.text("type")?.as_deref() != Some("function") {
+        return Err(Failure::field(fields.name("type"), "is not \"function\": there are no other tools"));
+    }
+    let Some(mut function) = fields.object("function")? else {
+        return Err(Failure::field(fields.name("function"), "is missing"));
+    };
+    fields.end()?;
+    let name = function.text("name")?.unwrap_or_default();
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(fits) {
+        let problem = format!("is not 1 to {LONGEST_NAME} letters, digits, `_` and `-`");
+        return Err(Failure::field(function.name("name"), problem));
+    }
+    let mut shown = json!({ "name": name });
+    if let Some(description) = function.text("description")? {
+        shown["description"] = description.into();
+    }
+    let place = function.name("parameters");
+    let parameters = match function.take("parameters") {
+        None => json!({ "type": "object", "properties": {} }),
+        Some(Value::Object(map)) if map.get("type").is_some_and(|kind| kind != "object") => {
+            return Err(Failure::field(place, "is a schema of something else than an object"));
+        }
+        Some(value @ Value::Object(_)) => value,
+        Some(_) => return Err(Failure::field(place, "is no object")),
+    };
+    shown["parameters"] = parameters.clone();
+    // Calls keep to their schema, whether they are asked to or not.
+    function.flag("strict")?;
+    function.end()?;
+    Ok((Function { name, parameters }, json!({ "type": "function", "function": shown })))
+}

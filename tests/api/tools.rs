@@ -1,0 +1,293 @@
+//! Calls of functions, by each of the three APIs.
+
+use super::client::{Reply, Served, serve};
+use super::{ask, with};
+use serde_json::{Value, json};
+
+fn parameters() -> Value {
+    json!({ "type": "object", "required": ["city", "days"], "additionalProperties": false, "properties": {
+        "city": { "type": "string", "enum": ["Oslo", "Rome"] },
+        "days": { "type": "integer", "minimum": 1, "maximum": 9 } } })
+}
+
+fn function(name: &str) -> Value {
+    json!({ "type": "function", "function": { "name": name, "parameters": parameters() } })
+}
+
+fn check(arguments: &Value) {
+    let cities = parameters()["properties"]["city"]["enum"].clone();
+    assert!(cities.as_array().expect("a list").contains(&arguments["city"]), "{arguments}");
+    assert!(arguments["days"].as_u64().is_some_and(|days| (1..=9).contains(&days)), "{arguments}");
+    assert_eq!(arguments.as_object().map(serde_json::Map::len), Some(2));
+}
+
+fn parsed(arguments: &Value) -> Value {
+    serde_json::from_str(arguments.as_str().expect("text")).unwrap_or_else(|e| panic!("{e}: {arguments}"))
+}
+
+/// Data of events that end without `[DONE]`, each with its name.
+fn named(reply: &Reply) -> Vec<(String, Value)> {
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{reply:?}");
+    let event = |text: &str| {
+        let (name, data) = text.strip_prefix("event: ")?.split_once("\ndata: ")?;
+        let data: Value = serde_json::from_str(data).ok()?;
+        assert_eq!(data["type"], name);
+        Some((name.to_string(), data))
+    };
+    reply.body.split_terminator("\n\n").map(|text| event(text).unwrap_or_else(|| panic!("{text}"))).collect()
+}
+
+#[test]
+fn calls_that_are_required_are_made_and_valid() {
+    let served = serve(&[]);
+    let tools = json!({ "tools": [function("rain"), function("snow")], "temperature": 1, "max_tokens": 300 });
+    for seed in 0..6 {
+        let body = with(with(ask("Rain?"), tools.clone()), json!({ "tool_choice": "required", "seed": seed }));
+        let whole = served.chat(&body);
+        let choice = &whole["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls", "{whole}");
+        assert_eq!(choice["message"]["content"], Value::Null);
+        let calls = choice["message"]["tool_calls"].as_array().expect("calls");
+        for call in calls {
+            assert!(call["id"].as_str().is_some_and(|id| id.starts_with("call_")) && call["type"] == "function");
+            assert!(["rain", "snow"].contains(&call["function"]["name"].as_str().expect("a name")), "{call}");
+            check(&parsed(&call["function"]["arguments"]));
+        }
+        // The same in pieces.
+        let events = served.post("/v1/chat/completions", &with(body.clone(), json!({ "stream": true }))).events();
+        let mut streamed: Vec<(String, String)> = Vec::new();
+        for call in events.iter().filter_map(|event| event["choices"][0]["delta"]["tool_calls"].as_array()).flatten() {
+            let (at, function) = (call["index"].as_u64().expect("an index") as usize, &call["function"]);
+            if let Some(name) = function["name"].as_str() {
+                assert!(at == streamed.len() && call["id"].is_string(), "{call}");
+                streamed.push((name.into(), String::new()));
+            }
+            streamed[at].1.push_str(function["arguments"].as_str().expect("text"));
+        }
+        let whole: Vec<(String, String)> = calls
+            .iter()
+            .map(|call| {
+                let text = |name: &str| call["function"][name].as_str().expect("text").to_string();
+                (text("name"), text("arguments"))
+            })
+            .collect();
+        assert_eq!(streamed, whole);
+        assert_eq!(events.last().expect("some")["choices"][0]["finish_reason"], "tool_calls");
+        let one = served.chat(&with(body, json!({ "parallel_tool_calls": false })));
+        assert_eq!(one["choices"][0]["message"]["tool_calls"].as_array().map(Vec::len), Some(1), "{one}");
+    }
+    let choice = json!({ "tool_choice": { "type": "function", "function": { "name": "snow" } } });
+    let reply = served.chat(&with(with(ask("Rain?"), tools.clone()), choice));
+    assert_eq!(reply["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "snow");
+    for choice in ["none", "auto"] {
+        let reply = served.chat(&with(with(ask("What is 7 + 5?"), tools.clone()), json!({ "tool_choice": choice })));
+        assert!(reply["choices"][0]["message"]["content"].is_string(), "{reply}");
+        assert!(reply["choices"][0]["message"].get("tool_calls").is_none(), "{reply}");
+    }
+}
+
+/// A template that knows no tools is given them, their calls and their results as text.
+#[test]
+fn calls_and_results_are_part_of_the_conversation() {
+    let served = serve(&[]);
+    let history = json!({ "messages": [
+        { "role": "user", "content": "Rain?" },
+        { "role": "assistant", "tool_calls": [{ "id": "1", "type": "function", "function": { "name": "rain", "arguments": "{\"city\": \"Oslo\"}" } }] },
+        { "role": "tool", "tool_call_id": "1", "content": "yes" },
+    ], "tools": [function("rain")] });
+    let prompt = served.post("/apply-template", &history).json()["prompt"].as_str().expect("text").to_string();
+    for part in [
+        "<tools>\n{\"type\":\"function\"",
+        "<tool_call>\n{\"name\":\"rain\",\"arguments\":{\"city\":\"Oslo\"}}\n</tool_call>",
+        "user\n<tool_response>\nyes\n</tool_response>",
+    ] {
+        assert!(prompt.contains(part), "{part} in {prompt}");
+    }
+    assert_eq!(served.chat(&with(history, json!({ "max_tokens": 8 })))["object"], "chat.completion");
+}
+
+#[test]
+fn forms_and_functions_that_make_no_sense_are_refused() {
+    let served = serve(&[]);
+    let body = |more: Value| with(with(ask("Hi"), json!({ "tools": [function("f")] })), more);
+    for (param, body) in [
+        ("tools", body(json!({ "tools": [function("f"), function("f")] }))),
+        ("tools", body(json!({ "tools": vec![function("f"); 129] }))),
+        ("tools", body(json!({ "response_format": { "type": "json_object" } }))),
+        (
+            "tools[0].function.odd",
+            body(json!({ "tools": [{ "type": "function", "function": { "name": "f", "odd": 1 } }] })),
+        ),
+        (
+            "tools[0].function.parameters",
+            body(json!({ "tools": [{ "type": "function", "function": { "name": "f", "parameters": 1 } }] })),
+        ),
+        (
+            "tools[0].function.parameters",
+            body(
+                json!({ "tools": [{ "type": "function", "function": { "name": "f", "parameters": { "type": "array" } } }] }),
+            ),
+        ),
+        ("tool_choice", body(json!({ "tool_choice": "sometimes" }))),
+        ("tool_choice", body(json!({ "tool_choice": { "type": "function", "function": { "name": "g" } } }))),
+        (
+            "messages[0].tool_calls[0].function.arguments",
+            body(
+                json!({ "messages": [{ "role": "assistant", "tool_calls": [{ "id": "1", "function": { "name": "f", "arguments": "{" } }] }] }),
+            ),
+        ),
+    ] {
+        let reply = served.post("/v1/chat/completions", &body);
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)), "{body}: {reply:?}");
+    }
+    let odd = json!({ "name": "f", "parameters": { "type": "object", "properties": { "a": { "type": "array", "uniqueItems": true } } } });
+    let reply =
+        served.post("/v1/chat/completions", &body(json!({ "tools": [{ "type": "function", "function": odd }] })));
+    let message = reply.json()["error"]["message"].to_string();
+    assert!(reply.status == 400 && message.contains("uniqueItems"), "{reply:?}");
+}
+
+fn messages(served: &Served, body: &Value) -> Value {
+    let reply = served.post("/v1/messages", body);
+    assert_eq!(reply.status, 200, "{body}: {reply:?}");
+    reply.json()
+}
+
+#[test]
+fn anthropics_api_gives_the_same_answers() {
+    let served = serve(&[]);
+    let sum =
+        json!({ "max_tokens": 40, "temperature": 0, "messages": [{ "role": "user", "content": "What is 7 + 5?" }] });
+    let whole = messages(&served, &sum);
+    assert_eq!(whole["content"], json!([{ "type": "text", "text": "7 + 5 = 12." }]));
+    assert_eq!(
+        (&whole["type"], &whole["role"], &whole["stop_reason"]),
+        (&json!("message"), &json!("assistant"), &json!("end_turn"))
+    );
+    let events = named(&served.post("/v1/messages", &with(sum.clone(), json!({ "stream": true }))));
+    let names: Vec<&str> = events.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names[..2], ["message_start", "content_block_start"]);
+    assert_eq!(names[names.len() - 3..], ["content_block_stop", "message_delta", "message_stop"]);
+    let text: String = events.iter().filter_map(|(_, data)| data["delta"]["text"].as_str()).collect();
+    assert_eq!(text, "7 + 5 = 12.");
+    let count = served.post("/v1/messages/count_tokens", &json!({ "messages": sum["messages"] })).json();
+    assert_eq!(count["input_tokens"], events[0].1["message"]["usage"]["input_tokens"]);
+
+    let blocks = json!({ "system": [{ "type": "text", "text": "Be kind." }], "stop_sequences": ["never", " + "] , "messages": [
+        { "role": "user", "content": [{ "type": "text", "text": "What is 7 + 5?", "cache_control": { "type": "ephemeral" } }] } ] });
+    let stopped = messages(&served, &with(sum.clone(), blocks));
+    assert_eq!(
+        (&stopped["stop_reason"], &stopped["stop_sequence"]),
+        (&json!("stop_sequence"), &json!(" + ")),
+        "{stopped}"
+    );
+    assert_eq!(messages(&served, &with(sum.clone(), json!({ "max_tokens": 2 })))["stop_reason"], "max_tokens");
+
+    let tools = json!({ "tools": [{ "name": "rain", "input_schema": parameters() }], "max_tokens": 200, "temperature": 1, "seed": 4 });
+    let any =
+        with(with(sum.clone(), tools), json!({ "tool_choice": { "type": "any", "disable_parallel_tool_use": true } }));
+    let called = messages(&served, &any);
+    assert_eq!(
+        (&called["stop_reason"], &called["content"][0]["type"]),
+        (&json!("tool_use"), &json!("tool_use")),
+        "{called}"
+    );
+    check(&called["content"][0]["input"]);
+    let events = named(&served.post("/v1/messages", &with(any.clone(), json!({ "stream": true }))));
+    let pieces: String = events.iter().filter_map(|(_, data)| data["delta"]["partial_json"].as_str()).collect();
+    assert_eq!(serde_json::from_str::<Value>(&pieces).expect("JSON"), called["content"][0]["input"]);
+    let history = json!({ "tool_choice": { "type": "none" }, "messages": [
+        { "role": "user", "content": "Rain?" },
+        { "role": "assistant", "content": [{ "type": "text", "text": "Let me see." }, called["content"][0].clone()] },
+        { "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "1", "content": [{ "type": "text", "text": "yes" }] }, { "type": "text", "text": "So?" }] } ] });
+    assert_eq!(messages(&served, &with(any, history))["type"], "message");
+
+    for (body, words) in [
+        (json!({ "max_tokens": null }), "max_tokens"),
+        (json!({ "messages": [] }), "messages"),
+        (json!({ "messages": [{ "role": "system", "content": "x" }] }), "messages[0].role"),
+        (json!({ "messages": [{ "role": "user", "content": [{ "type": "image" }] }] }), "messages[0].content[0]"),
+        (json!({ "thinking": { "type": "enabled", "budget_tokens": 9 } }), "thinking"),
+        (json!({ "odd": 1 }), "odd"),
+        (json!({ "tool_choice": { "type": "tool" } }), "tool_choice"),
+    ] {
+        let reply = served.post("/v1/messages", &with(sum.clone(), body.clone()));
+        let error = reply.json();
+        assert_eq!(
+            (reply.status, &error["type"], &error["error"]["type"]),
+            (400, &json!("error"), &json!("invalid_request_error")),
+            "{body}"
+        );
+        assert!(error["error"]["message"].as_str().is_some_and(|text| text.starts_with(words)), "{error}");
+    }
+    let locked = serve(&["--api-key", "k"]);
+    let reply = locked.post("/v1/messages", &sum);
+    assert_eq!((reply.status, &reply.json()["error"]["type"]), (401, &json!("authentication_error")));
+    let head = "POST /v1/messages HTTP/1.1\r\nContent-Type: application/json\r\nx-api-key: k";
+    assert_eq!(locked.raw(head, sum.to_string().as_bytes()).status, 200);
+}
+
+fn respond(served: &Served, body: &Value) -> Value {
+    let reply = served.post("/v1/responses", body);
+    assert_eq!(reply.status, 200, "{body}: {reply:?}");
+    reply.json()
+}
+
+#[test]
+fn the_responses_api_gives_the_same_answers() {
+    let served = serve(&[]);
+    let sum = json!({ "input": "What is 7 + 5?", "temperature": 0 });
+    let whole = respond(&served, &sum);
+    assert_eq!((&whole["object"], &whole["status"]), (&json!("response"), &json!("completed")));
+    assert_eq!(whole["output"][0]["content"][0]["text"], "7 + 5 = 12.");
+    let events = named(&served.post("/v1/responses", &with(sum.clone(), json!({ "stream": true }))));
+    for (at, (_, data)) in events.iter().enumerate() {
+        assert_eq!(data["sequence_number"], at);
+    }
+    let names: Vec<&str> = events.iter().map(|(name, _)| name.as_str()).collect();
+    let first =
+        ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"];
+    let last =
+        ["response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed"];
+    assert_eq!((&names[..4], &names[names.len() - 4..]), (&first[..], &last[..]));
+    let deltas = events.iter().filter(|(name, _)| name == "response.output_text.delta");
+    assert_eq!(deltas.map(|(_, data)| data["delta"].as_str().expect("text")).collect::<String>(), "7 + 5 = 12.");
+    let (_, done) = events.last().expect("some");
+    assert_eq!(done["response"]["output"][0]["content"], whole["output"][0]["content"]);
+    assert_eq!(done["response"]["usage"]["output_tokens"], whole["usage"]["output_tokens"]);
+
+    let items = json!({ "instructions": "Be kind.", "input": [
+        { "role": "user", "content": [{ "type": "input_text", "text": "Rain?" }] },
+        { "type": "function_call", "call_id": "1", "name": "rain", "arguments": "{}" },
+        { "type": "function_call_output", "call_id": "1", "output": "yes" } ], "max_output_tokens": 3 });
+    let cut = respond(&served, &items);
+    assert_eq!(
+        (&cut["status"], &cut["incomplete_details"]["reason"]),
+        (&json!("incomplete"), &json!("max_output_tokens"))
+    );
+    let schema =
+        json!({ "text": { "format": { "type": "json_schema", "name": "x", "schema": parameters() } }, "seed": 1 });
+    check(&parsed(&respond(&served, &with(sum.clone(), schema))["output"][0]["content"][0]["text"]));
+    let tools = json!({ "tools": [{ "type": "function", "name": "rain", "parameters": parameters() }], "temperature": 1, "seed": 3,
+        "tool_choice": { "type": "function", "name": "rain" } });
+    let called = respond(&served, &with(sum.clone(), tools.clone()));
+    assert_eq!(called["output"][0]["type"], "function_call", "{called}");
+    check(&parsed(&called["output"][0]["arguments"]));
+    let events = named(&served.post("/v1/responses", &with(with(sum.clone(), tools), json!({ "stream": true }))));
+    let pieces = events.iter().filter(|(name, _)| name == "response.function_call_arguments.delta");
+    let pieces: String = pieces.map(|(_, data)| data["delta"].as_str().expect("text")).collect();
+    assert_eq!(called["output"][0]["arguments"], pieces);
+
+    for (param, body) in [
+        ("previous_response_id", json!({ "previous_response_id": "resp_1" })),
+        ("input", json!({ "input": [] })),
+        ("input[0].type", json!({ "input": [{ "type": "image" }] })),
+        ("tools[0].type", json!({ "tools": [{ "type": "web_search" }] })),
+        ("truncation", json!({ "truncation": "auto" })),
+        ("reasoning.effort", json!({ "reasoning": { "effort": "high" } })),
+        ("odd", json!({ "odd": 1 })),
+    ] {
+        let reply = served.post("/v1/responses", &with(sum.clone(), body));
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)), "{reply:?}");
+    }
+}
