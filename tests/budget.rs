@@ -85,7 +85,7 @@ fn the_peak_is_within_the_budget_and_the_answer_is_the_same() {
     assert_eq!(slots(&free), None, "{free:?}");
     assert!(whole > 60 * MIB, "{whole} bytes for a model of 53 MiB");
     let mut before = 0;
-    for (ram, chunk) in [(52, "128"), (64, "512"), (72, "32")] {
+    for (ram, chunk) in [(56, "128"), (64, "512"), (72, "32")] {
         let (asked, limit) = (format!("{ram}M"), ram * MIB);
         let (outcome, peak) = case.watched(&["-c", "1024", "-ub", chunk, "--ram", &asked]);
         assert_eq!(outcome.code, 0, "{outcome:?}");
@@ -251,7 +251,7 @@ fn pinning_is_done_or_the_line_that_permits_it_is_named() {
         outcome.stderr
     };
     // Slots for a few experts, and a map of the whole: both below what a process may usually raise its limit to.
-    for (model, ram) in [(&case.model, "43M"), (&small.model, "200M")] {
+    for (model, ram) in [(&case.model, "49M"), (&small.model, "200M")] {
         let said = run("64", model, ram);
         if may && !able {
             assert!(!said.contains("cannot be pinned"), "{said}");

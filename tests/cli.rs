@@ -46,6 +46,35 @@ fn wrong_usage_is_2_and_a_sentence() {
     }
 }
 
+/// The stand-in answers as the processor does, says what lies there and keeps to its bound.
+#[test]
+fn an_accelerator_is_asked_for_and_told_of() {
+    let home = Home::new();
+    let ask = ["-p", "hello", "-n", "4", "--temp", "0"];
+    let with = |more: &[&str]| home.run(&[&ask, more].concat());
+    let plain = with(&["--cpu"]);
+    let there = with(&["-dev", "stand-in", "-v"]);
+    assert_eq!((there.code, &there.stdout), (0, &plain.stdout), "{there:?}");
+    for words in ["stand-in: attention of 6 of 6 layers, 96 of 96 experts and the head", "stand-in: ledger"] {
+        assert!(there.stderr.contains(words), "{there:?}");
+    }
+    let some = with(&["-dev", "stand-in", "-ngl", "2", "-ncmoe", "5", "-v"]);
+    assert!(some.code == 0 && some.stderr.contains("attention of 2 of 6 layers, 16 of 96 experts, "), "{some:?}");
+    for (line, code, words) in [
+        (&["-dev", "stand-in", "--cpu"][..], 2, "--cpu"),
+        (&["-dev", "stand-in", "--vram", "1M", "-ngl", "6"], 3, "--vram"),
+        (&["-dev", "abacus"], 2, "stand-in"),
+    ] {
+        let refused = with(line);
+        assert!(refused.code == code && refused.stderr.contains(words), "{line:?}: {refused:?}");
+    }
+    if cfg!(not(any(feature = "cuda", feature = "metal"))) {
+        let noted = with(&["-ngl", "99"]);
+        assert!(noted.code == 0 && noted.stderr.contains("built without CUDA"), "{noted:?}");
+        assert_eq!(with(&["-ngl", "99", "--strict"]).code, 2);
+    }
+}
+
 #[test]
 fn flags_of_llama_cpp_are_answered() {
     let home = Home::new();

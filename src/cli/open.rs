@@ -67,7 +67,14 @@ pub fn draft(
         return Err(Error::Usage("--model-draft guesses nothing with --draft-max 0: leave one of them out".into()));
     }
     let model = ModelArgs { model: Some(name.clone()), hf_repo: None, revision: None, ..model.clone() };
-    let own = Options { drafting: Drafting { max: 0, ..options.drafting }, logits: 1, trace: None, ..options.clone() };
+    // An accelerator is the large model's: two accounts of one memory would not know of each other.
+    let own = Options {
+        drafting: Drafting { max: 0, ..options.drafting },
+        logits: 1,
+        trace: None,
+        wanted: None,
+        ..options.clone()
+    };
     let found = find(&model, load.strict)?;
     let checkpoint = match load.no_pack {
         true => Checkpoint::open(&found.path)?,

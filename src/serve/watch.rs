@@ -65,6 +65,11 @@ pub async fn metrics(State(house): State<Arc<House>>) -> impl IntoResponse {
         if let Some(budget) = engine.ledger().budget {
             gauges.push(("budget_bytes", "What this process may hold.", budget.bytes as f64));
         }
+        if let Some(accelerator) = engine.accelerator() {
+            let (held, peak) = accelerator.held();
+            gauges.push(("accelerator_bytes", "Weights and caches on the accelerator.", held as f64));
+            gauges.push(("accelerator_peak_bytes", "The most that was held there.", peak as f64));
+        }
         if let Some(store) = engine.store_stats() {
             gauges.extend([
                 ("experts_slots", "Experts memory has room for.", store.slots as f64),
