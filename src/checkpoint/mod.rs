@@ -99,6 +99,11 @@ pub struct Header {
 }
 
 impl Header {
+    /// What GGUF files call the tensor of a part; all experts of a layer share one.
+    pub fn gguf_name(&self) -> fn(Part) -> String {
+        self.family.gguf_tensor
+    }
+
     /// Reads and checks the headers of the one model among `files`: `config.json` with safetensors, or a single GGUF file.
     pub fn read(files: &Files<'_>) -> Result<Header> {
         let gguf: Vec<&str> = names(files, ".gguf");
@@ -305,6 +310,11 @@ impl Checkpoint {
             Part::Gate(_, e) | Part::Up(_, e) | Part::Down(_, e) => format!("{name} (expert {e})"),
             _ => name,
         }
+    }
+
+    /// What GGUF files call the tensor of a part; all experts of a layer share one.
+    pub fn gguf_name(&self) -> fn(Part) -> String {
+        self.family.gguf_tensor
     }
 
     /// The file one part lies in.

@@ -465,13 +465,15 @@ pub struct PlaceArgs {
     #[arg(long, value_name = "BYTES", env = "THERMOCLINE_VRAM", value_parser = crate::config::size::parse)]
     pub vram: Option<u64>,
     /// [-ngl] So many layers, the last ones, whole on the accelerator and no others
-    #[arg(long, alias = "n-gpu-layers", value_name = "N", env = "THERMOCLINE_GPU_LAYERS", value_parser = length)]
+    #[arg(long, alias = "n-gpu-layers", value_name = "N", env = "THERMOCLINE_GPU_LAYERS", value_parser = length,
+        allow_negative_numbers = true)]
     pub gpu_layers: Option<usize>,
     /// [-cmoe] No experts on the accelerator
     #[arg(long, env = "THERMOCLINE_CPU_MOE", value_parser = FalseyValueParser::new())]
     pub cpu_moe: bool,
     /// [-ncmoe] No experts of the first N layers on the accelerator
-    #[arg(long, value_name = "N", env = "THERMOCLINE_N_CPU_MOE", value_parser = length)]
+    #[arg(long, value_name = "N", env = "THERMOCLINE_N_CPU_MOE", value_parser = length,
+        allow_negative_numbers = true)]
     pub n_cpu_moe: Option<usize>,
     /// Everything on the processor
     #[arg(long, env = "THERMOCLINE_CPU", value_parser = FalseyValueParser::new())]
@@ -511,6 +513,10 @@ pub struct PlanArgs {
     /// Print it as JSON
     #[arg(long, env = "THERMOCLINE_PLAN_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
+    /// [-ot] Where tensors lie whose names (as in GGUF files) a regular expression finds; DEV is CPU, CUDA0, METAL or DISK
+    #[arg(long, value_name = "REGEX=DEV", env = "THERMOCLINE_OVERRIDE_TENSOR", value_parser = super::plan::Rule::parse,
+        value_delimiter = ',', allow_hyphen_values = true)]
+    pub override_tensor: Vec<super::plan::Rule>,
     #[command(flatten)]
     pub place: PlaceArgs,
     #[command(flatten)]

@@ -24,8 +24,13 @@ const SPELLINGS: [(&str, &str); 13] = [
 ];
 
 /// The same, where the command has that flag; elsewhere a hint answers.
-const PLACING: [(&str, &str); 4] =
-    [("-ngl", "--gpu-layers"), ("-cmoe", "--cpu-moe"), ("-ncmoe", "--n-cpu-moe"), ("-dev", "--device")];
+const PLACING: [(&str, &str); 5] = [
+    ("-ngl", "--gpu-layers"),
+    ("-cmoe", "--cpu-moe"),
+    ("-ncmoe", "--n-cpu-moe"),
+    ("-dev", "--device"),
+    ("-ot", "--override-tensor"),
+];
 
 /// Rewrites `argv` (program name first). `Err` is a usage sentence.
 pub fn normalise(argv: impl IntoIterator<Item = OsString>, root: &Command) -> Result<Vec<OsString>> {

@@ -196,6 +196,11 @@ fn stats(conversation: &Conversation) {
     say(&format!("context: {} of {} positions", grouped(used as u64), grouped(capacity as u64)));
     if let Some(all) = conversation.engine.store_stats() {
         say(&format!("since the start: {:.1} % of experts at hand, {}", 100.0 * all.hit_rate(), memory::disk(&all)));
+        let moved = match conversation.adjusted() {
+            0 => String::new(),
+            n => format!(", changed {n} times as memory came and went"),
+        };
+        say(&format!("room for {} experts in memory now, {} there{moved}", all.slots, all.resident));
     }
     memory::say_peak(&conversation.engine, true);
 }

@@ -1,13 +1,15 @@
 //! A conversation with a model, as one-shot answers and chats both have it: messages in, streamed text out, and what it cost.
 
 use super::Done;
+use super::expected::Foresight;
 use super::interrupt::Interrupts;
 use super::memory;
 use super::terminal::{Passing, bytes, dim, grouped, say, say_note};
 use crate::engine::sampler::Sampling;
 use crate::engine::text::Message;
-use crate::engine::{Engine, Finish, Limits, Session, Stats, StoreStats};
+use crate::engine::{Adjusted, Engine, Finish, Limits, Session, Stats, StoreStats};
 use crate::error::Result;
+use crate::planner::replan::Seen;
 
 /// What stays the same from answer to answer.
 pub struct Settings {
@@ -31,6 +33,9 @@ pub struct Conversation {
     /// Answers begun: moves the seed, so that an answer made again is another one.
     answers: u64,
     last: Option<Ended>,
+    /// What answers are expected to take; `None` for small models, and where nobody asks how fast they were.
+    foresight: Option<Foresight>,
+    adjusted: usize,
 }
 
 /// How the last answer came out.
@@ -39,18 +44,21 @@ struct Ended {
     finish: Finish,
     /// What was read from the disk for the prompt and for the answer; `None` where every expert is in memory.
     disk: Option<(StoreStats, StoreStats)>,
+    /// Tokens a second that prompt and answer were expected to have.
+    expected: Option<(f64, f64)>,
 }
 
 impl Conversation {
-    pub fn new(engine: Engine, settings: Settings) -> Conversation {
+    pub fn new(engine: Engine, settings: Settings, foresight: Option<Foresight>) -> Conversation {
         let session = engine.session();
-        Conversation { engine, session, settings, messages: Vec::new(), answers: 0, last: None }
+        Conversation { engine, session, settings, messages: Vec::new(), answers: 0, last: None, foresight, adjusted: 0 }
     }
 
     /// Answers the messages so far, piece by piece, and adds the answer to them, also one that was cut short. With an error
     /// of the engine the messages are as before.
     pub fn answer(&mut self, interrupts: &Interrupts, show: &mut dyn FnMut(&str) -> Done) -> Done<Finish> {
         let prompt = self.prompt()?;
+        self.adjust();
         let mut passing = Passing::show(&format!("reading {} tokens", grouped(prompt.len() as u64)));
         let seed = self.settings.sampling.seed.wrapping_add(self.answers);
         let sampling = Sampling { seed, ..self.settings.sampling.clone() };
@@ -85,9 +93,23 @@ impl Conversation {
             (Some(start), Some(answer), Some(end)) => Some((answer.since(&start), end.since(&answer))),
             _ => None,
         };
-        self.last = Some(Ended { stats, finish, disk });
+        let expected = None; // foreseen when somebody looks
+        self.last = Some(Ended { stats, finish, disk, expected });
         self.messages.push(Message::assistant(text));
         shown.map(|()| finish)
+    }
+
+    /// Between turns, memory that others took or gave back moves experts.
+    fn adjust(&mut self) {
+        if let Some(adjusted) = self.engine.adjust(&Seen::now()) {
+            say_note(&adjusted.to_string());
+            self.adjusted += usize::from(matches!(adjusted, Adjusted::Slots { .. }));
+        }
+    }
+
+    /// How often experts moved between memory and disk because others took memory or gave it back.
+    pub fn adjusted(&self) -> usize {
+        self.adjusted
     }
 
     /// The whole conversation as tokens.
@@ -127,7 +149,8 @@ impl Conversation {
     }
 
     /// Why the last answer ended where it did, if that needs saying, and how fast it was.
-    pub fn say_how_it_ended(&self) {
+    pub fn say_how_it_ended(&mut self) {
+        self.foresee();
         let Some(ended) = &self.last else { return };
         let capacity = self.session.capacity();
         match ended.finish {
@@ -152,6 +175,19 @@ impl Conversation {
         }
     }
 
+    /// What the last answer was to be expected to take. A forecast that fails is none: the answer is there.
+    fn foresee(&mut self) {
+        let (Some(ended), Some(foresight)) = (&mut self.last, &mut self.foresight) else { return };
+        if self.settings.perf && ended.stats.decode_steps > 0 {
+            let middle = self.session.tokens().len().saturating_sub(ended.stats.decode_steps / 2);
+            let rates = foresight.rates(ended.stats.prompt_tokens, middle);
+            ended.expected = rates.unwrap_or_else(|e| {
+                say_note(&format!("no speed can be foretold: {e}"));
+                None
+            });
+        }
+    }
+
     /// The speeds of the last answer and where its experts came from, for `/stats`.
     pub fn last_speeds(&self) -> Option<String> {
         let lines = |ended| std::iter::once(speeds(ended)).chain(sources(ended)).collect::<Vec<_>>().join("\n");
@@ -169,13 +205,22 @@ fn sources(Ended { stats, disk, .. }: &Ended) -> Option<String> {
     })
 }
 
-fn speeds(Ended { stats, finish, .. }: &Ended) -> String {
-    let part = |name: &str, tokens: usize, computed: usize, seconds: f64, bytes: u64| {
+/// Tokens of a prompt whose speed is foretold.
+const LONG: usize = 32;
+
+fn speeds(Ended { stats, finish, expected, .. }: &Ended) -> String {
+    // A short prompt is over before a speed means anything, and so is one that goes on from the middle.
+    let of_prompt = expected.filter(|_| stats.prompt_tokens >= LONG && stats.reused_tokens == 0).map(|rates| rates.0);
+    // What guesses of the answer's next words save is not foretold.
+    let of_answer = expected.filter(|_| stats.step_tokens == stats.decode_steps).map(|rates| rates.1);
+    let part = |name: &str, tokens: usize, computed: usize, (seconds, bytes): (f64, u64), expected: Option<f64>| {
         let tokens = format!("{name} {} tokens", grouped(tokens as u64));
         if computed == 0 || seconds == 0.0 {
             return tokens; // the first token of an answer is the prompt's work: no speed of its own
         }
-        format!("{tokens}, {:.1} tok/s, {:.1} GB/s", computed as f64 / seconds, bytes as f64 / seconds / 1e9)
+        let expected = expected.map_or(String::new(), |rate| format!(" ({rate:.1} expected)"));
+        let (rate, speed) = (computed as f64 / seconds, bytes as f64 / seconds / 1e9);
+        format!("{tokens}, {rate:.1} tok/s{expected}, {speed:.1} GB/s")
     };
     let reused = match stats.reused_tokens {
         0 => String::new(),
@@ -188,7 +233,7 @@ fn speeds(Ended { stats, finish, .. }: &Ended) -> String {
     let cut = if *finish == Finish::Length { " (all that --predict allows)" } else { "" };
     format!(
         "{}{reused} | {}{cut}",
-        part("prompt", stats.prompt_tokens, stats.prompt_tokens, stats.prompt_seconds, stats.prompt_bytes),
-        part("answer", stats.decode_tokens, stats.step_tokens, stats.decode_seconds, stats.decode_bytes)
+        part("prompt", stats.prompt_tokens, stats.prompt_tokens, (stats.prompt_seconds, stats.prompt_bytes), of_prompt),
+        part("answer", stats.decode_tokens, stats.step_tokens, (stats.decode_seconds, stats.decode_bytes), of_answer)
     ) + &guesses
 }

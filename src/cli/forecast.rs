@@ -2,14 +2,14 @@
 
 use super::terminal::{Passing, say_note};
 use crate::checkpoint::pack::cache;
-use crate::config::placement::PolicyName;
 use crate::error::Result;
-use crate::planner::budget::Plan;
-use crate::planner::cost::{self, Costs, Forecast, Keeping, Setup, Work};
+use crate::experts::{GUESSED, PIECE};
+use crate::planner::cost::{self, Costs, Forecast, Setup, Work};
 use crate::planner::disk::{self, DiskSpeed};
 use crate::planner::hardware::machine::{Machine, Timing};
 use crate::planner::hardware::probe::Prober;
 use crate::planner::profile::Profile;
+use crate::planner::rehearsal::{self, Keeping, Reading};
 use kernels::Isa;
 use std::path::{Path, PathBuf};
 
@@ -33,68 +33,102 @@ pub fn keep(machine: &Machine) {
     }
 }
 
-/// The costs of a model, measuring what is not known yet. True where something was.
-pub fn costs(work: &Work, profile: &Profile, setup: &Setup, machine: &mut Machine, isa: Isa) -> Result<(Costs, bool)> {
+/// The costs of a model, measuring what is not known yet: true where something was. `pace`: bytes of the head that are read
+/// a second while answering; `None`: measured now.
+pub fn costs(
+    work: &Work,
+    profile: &Profile,
+    setup: &Setup,
+    machine: &mut Machine,
+    isa: Isa,
+    pace: Option<f64>,
+) -> Result<(Costs, bool)> {
     let mut shown: Option<Passing> = None;
     let mut told = |what: &str| {
         drop(shown.take());
         shown = Some(Passing::show(&format!("measuring {what}")));
     };
-    let mut prober = Prober::new(machine, isa, setup.threads.0.max(setup.threads.1), &mut told);
+    let most = setup.threads.0.max(setup.threads.1);
+    let mut prober = Prober::new(machine, isa, most, work.head, &mut told);
+    if let Some(pace) = pace {
+        prober.at_pace(setup.threads.0, pace);
+    }
     let costs = cost::costs(work, profile, setup, &mut prober)?;
     let measured = prober.measured;
     Ok((costs, measured))
 }
 
-/// The disk under `file` at reads of one expert: known, or measured now.
-pub fn disk(machine: &mut Machine, file: &Path, piece: usize) -> Result<(DiskSpeed, bool)> {
-    let piece = piece.next_multiple_of(4096);
+/// Whether [`costs`] would have to measure something.
+pub fn is_known(work: &Work, profile: &Profile, setup: &Setup, machine: &Machine, isa: Isa) -> Result<bool> {
+    let mut machine = machine.clone();
+    let mut told = |_: &str| ();
+    let mut prober = Prober::new(&mut machine, isa, 1, work.head, &mut told);
+    prober.sealed = true;
+    prober.at_pace(setup.threads.0, 1e9);
+    prober.at_pace(setup.threads.1, 1e9);
+    cost::costs(work, profile, setup, &mut prober)?;
+    Ok(!prober.missing)
+}
+
+/// The disk under `file` at the reads the engine makes of an expert of `slot` bytes: known, or measured now.
+pub fn disk(machine: &mut Machine, file: &Path, slot: usize) -> Result<(DiskSpeed, bool)> {
+    let piece = piece(slot);
     if let Some(speed) = machine.disk(file, piece) {
         return Ok((speed, false));
     }
     let mut passing = Passing::show("measuring the disk");
-    let speed = disk::read_speed(file, piece)?;
+    let speed = disk::read_speed(file, piece, disk::WHOLE)?;
     passing.clear();
     machine.keep_disk(file, &speed);
     Ok((speed, true))
 }
 
-/// Seconds until one expert is read while others are: from the depths that keep a disk busy.
-pub fn read_time(speed: &DiskSpeed) -> Timing {
+/// Bytes of one read of an expert of `slot` bytes.
+pub fn piece(slot: usize) -> usize {
+    slot.min(PIECE).next_multiple_of(4096)
+}
+
+/// How long an expert of `slot` bytes is read, by `loaders` threads.
+pub fn reading(speed: &DiskSpeed, slot: usize, loaders: usize) -> Reading {
     let busy: Vec<f64> = speed.by_depth.iter().filter(|(depth, _)| *depth >= 4).map(|d| d.1).collect();
-    let rates = if busy.is_empty() { vec![speed.best().1] } else { busy };
-    let (low, high) = (rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max));
-    let mean = rates.iter().sum::<f64>() / rates.len() as f64;
-    let time = |rate: f64| speed.piece as f64 / rate;
-    Timing { seconds: time(mean), low: time(high), high: time(low) }
-}
-
-/// How a policy keeps, as far as forecasts tell policies apart.
-pub fn keeping(policy: PolicyName) -> Keeping {
-    match policy {
-        PolicyName::Lru => Keeping::Recent,
-        PolicyName::Lfu => Keeping::Hottest,
-        _ => Keeping::Between,
-    }
-}
-
-/// A token of an answer, and a prompt, with the experts where `plan` has them.
-pub fn both(
-    costs: &Costs,
-    profile: &Profile,
-    plan: Plan,
-    keeping: Keeping,
-    read: Timing,
-    here: &dyn Fn(usize, usize) -> bool,
-) -> (Forecast, Forecast) {
-    let layers = profile.layers.len();
-    let (missing, share) = match plan {
-        Plan::Whole => (vec![0.0; layers], vec![0.0; layers]),
-        Plan::Slots(count) => {
-            let missing = cost::misses(profile, count, keeping, here);
-            let share = 1.0 - (count as f64 / (layers * profile.experts) as f64).min(1.0);
-            (missing, vec![share; layers])
-        }
+    let (low, high) = (busy.iter().copied().fold(f64::INFINITY, f64::min), busy.iter().copied().fold(0.0, f64::max));
+    let mean = if busy.is_empty() { speed.best().1 } else { busy.iter().sum::<f64>() / busy.len() as f64 };
+    let (low, high) = if busy.is_empty() { (mean, mean) } else { (low, high) };
+    let time = |depth: usize| {
+        let seconds = slot as f64 / speed.at(depth.min(loaders));
+        Timing { seconds, low: seconds * (mean / high), high: seconds * (mean / low) }
     };
-    (cost::token(costs, &missing, read), cost::prompt(costs, &share, read))
+    let pieces = slot.div_ceil(speed.piece);
+    Reading { alone: time(pieces), among: time(loaders), ahead: time(GUESSED as usize), pieces: pieces as f64 }
+}
+
+/// A token of an answer, and a prompt, with so many experts in memory (`None`: all).
+pub fn both(costs: &Costs, profile: &Profile, keeping: Option<Keeping>, reading: &Reading) -> (Forecast, Forecast) {
+    let layers = profile.layers.len();
+    let Some(keeping) = keeping else {
+        return (
+            cost::token(costs, &vec![Timing::default(); layers], 0.0),
+            cost::prompt(costs, &vec![0.0; layers], reading.among),
+        );
+    };
+    let costs = &rehearsal::kept(costs, keeping);
+    let [mean, low, high] = [|t: &Timing| t.seconds, |t: &Timing| t.low, |t: &Timing| t.high]
+        .map(|of| rehearsal::rehearse(costs, profile, keeping, reading, of));
+    let wait = |l: usize| Timing { seconds: mean.waits[l], low: low.waits[l], high: high.waits[l] };
+    let waits: Vec<Timing> = (0..layers).map(wait).collect();
+    let share = 1.0 - (keeping.slots as f64 / (layers * profile.experts) as f64).min(1.0);
+    let prompt = cost::prompt(costs, &vec![share; layers], reading.among);
+    (cost::token(costs, &waits, mean.reads.iter().sum()), prompt)
+}
+
+/// Seconds of a token, without its interval: quick enough to compare many plans.
+pub fn seconds(costs: &Costs, profile: &Profile, keeping: Option<Keeping>, reading: &Reading) -> f64 {
+    let layers = profile.layers.len();
+    let Some(keeping) = keeping else {
+        return cost::token(costs, &vec![Timing::default(); layers], 0.0).seconds.seconds;
+    };
+    let costs = rehearsal::kept(costs, keeping);
+    let waits = rehearsal::rehearse(&costs, profile, keeping, reading, |t| t.seconds).waits;
+    let waits: Vec<Timing> = waits.into_iter().map(Timing::new).collect();
+    cost::token(&costs, &waits, 0.0).seconds.seconds
 }

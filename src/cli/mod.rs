@@ -12,6 +12,7 @@ mod chat;
 mod completions;
 mod conversation;
 mod device;
+mod expected;
 mod forecast;
 mod hints;
 mod inspect;

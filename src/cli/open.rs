@@ -48,6 +48,7 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
         ahead: load.memory.read_ahead,
         verify: load.memory.verify,
         lock: load.memory.mlock,
+        adjust: !load.strict,
         trace: load.trace.clone(),
         ..base
     }

@@ -37,6 +37,11 @@ impl Recording {
         Recording { engine: engine.clone(), place }
     }
 
+    /// Where the habits are kept.
+    pub fn place(&self) -> Option<&Path> {
+        self.place.as_deref()
+    }
+
     /// Learns nothing from this run: its tokens are no text.
     pub fn stop(&mut self) {
         self.place = None;

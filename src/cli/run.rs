@@ -2,6 +2,7 @@
 
 use super::args::{RunArgs, SamplingArgs, TemplateArgs};
 use super::conversation::{Conversation, Settings};
+use super::expected::Foresight;
 use super::interrupt::Interrupts;
 use super::markdown::Paper;
 use super::open::{self, Opened};
@@ -27,7 +28,7 @@ pub fn run(args: RunArgs) -> Done {
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = template(&args.text.template);
     open::draft(&args.draft, &args.model, &args.load, &mut options, &interrupts)?;
-    let Opened { engine, name, recording: _recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
+    let Opened { engine, name, recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let system = args.text.system_prompt.as_deref();
     let raw_text = args.no_markdown || args.text.raw;
     let settings = Settings {
@@ -42,7 +43,8 @@ pub fn run(args: RunArgs) -> Done {
         perf: !args.no_perf,
         rewind: options.rewind,
     };
-    let conversation = Conversation::new(engine.clone(), settings);
+    let foresight = if settings.perf { Foresight::new(&engine, &options, recording.place())? } else { None };
+    let conversation = Conversation::new(engine.clone(), settings, foresight);
     let done = match prompt {
         Some(prompt) => once(conversation, prompt, Paper::new(raw_text), args.load.verbose, &interrupts),
         None => chat::chat(conversation, &name, raw_text, &interrupts),
@@ -65,8 +67,9 @@ fn once(
         paper.end()?;
     }
     let finish = outcome?;
-    conversation.say_how_it_ended();
+    // First, since what is expected may have to be measured, in memory that is no part of the run's.
     memory::say_peak(&conversation.engine, verbose);
+    conversation.say_how_it_ended();
     match finish {
         Finish::Interrupted => Err(Error::Interrupted.into()),
         _ => Ok(()),

@@ -3,6 +3,7 @@
 //! An [`Engine`] owns the weights and is shared; a [`Session`] owns one conversation's cache; an [`Answer`] is what is
 //! being written in one. All are plain values: no global state, no thread of their own.
 
+mod adjust;
 mod answer;
 mod away;
 mod draft;
@@ -16,12 +17,13 @@ mod session;
 pub mod stops;
 pub mod text;
 
+pub use adjust::Adjusted;
 pub use answer::{Answer, Finish, Generation, Limits, Piece, Stats, Token, advance};
 pub use draft::Drafting;
 pub use ledger::{Budget, Ledger, Line};
 pub use session::Session;
 
-use crate::checkpoint::{Beside, Checkpoint, Quant, Relay, Weights};
+use crate::checkpoint::{Beside, Checkpoint, Part, Quant, Relay, Weights};
 use crate::config::Config;
 pub use crate::config::placement::{DeviceName, OnDevice, Placement, PolicyName, Slots, Wanted};
 use crate::device::Accelerator;
@@ -32,6 +34,7 @@ pub use crate::experts::{LayerMap, LayerStats, Lies, Map, StoreStats};
 use crate::host::Host;
 pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
+use crate::planner::cost::Work;
 use crate::pool::Pool;
 use draft::{Chances, Pace};
 use grammar::{Form, Grammar, Grammars};
@@ -41,6 +44,7 @@ use kernels::attend::KvFormat;
 pub use place::Requirements;
 use place::{Placed, place};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use text::{TemplateOverride, Text};
 
@@ -85,6 +89,8 @@ pub struct Options {
     pub verify: bool,
     /// Pin weights in memory.
     pub lock: bool,
+    /// Experts may move between memory and disk between turns, as others take memory or give it back.
+    pub adjust: bool,
     /// Sessions, and positions of one step whose logits are asked for, that the budget must have room for.
     pub sessions: usize,
     pub logits: usize,
@@ -121,6 +127,7 @@ impl Default for Options {
             ahead: Slots::AHEAD,
             verify: false,
             lock: false,
+            adjust: true,
             sessions: 1,
             logits: 1,
             drafting: Drafting { max: 0, ..Drafting::default() },
@@ -150,6 +157,11 @@ struct Shared {
     ledger: Ledger,
     on_disk: Option<(PathBuf, usize)>,
     grammars: OnceLock<Result<Grammars>>,
+    work: Option<Work>,
+    /// Experts stay where they were put.
+    fixed: bool,
+    /// It was said what becomes of mapped weights where memory is short.
+    warned: AtomicBool,
     identity: Identity,
     drafting: Drafting,
     draft: Option<Engine>,
@@ -213,6 +225,7 @@ impl Engine {
         let beside = Beside { experts_read: placement.slots.is_some(), away: Some(&holds) };
         let spread = |n, job: &(dyn Fn(usize) + Sync)| host.pool.run(n, job);
         let weights = Weights::load_beside(checkpoint, options.quant, options.relay, &beside, &spread, progress)?;
+        let work = placement.device.is_none().then(|| work(&config, &weights, placement.slots.is_some()));
         let accelerator = away.map(|(_, accelerator)| accelerator);
         let experts = ExpertStore::with_tier(&config, &weights, &placement, accelerator, tier)?;
         notes.extend_from_slice(experts.notes());
@@ -241,6 +254,9 @@ impl Engine {
             ledger,
             on_disk,
             grammars: OnceLock::new(),
+            work,
+            fixed: options.lock || !options.adjust,
+            warned: AtomicBool::new(false),
         };
         Ok(Engine { shared: Arc::new(shared) })
     }
@@ -253,6 +269,16 @@ impl Engine {
     /// The shape of the model.
     pub fn config(&self) -> &Config {
         &self.shared.config
+    }
+
+    /// Whether weights are used where they lie in their mapped file.
+    pub fn is_mapped(&self) -> bool {
+        self.shared.ledger.lines.iter().any(|line| line.mapped && line.bytes > 0)
+    }
+
+    /// The matrices a token goes through, as they lie here; `None` where an accelerator has a part in it.
+    pub fn work(&self) -> Option<&Work> {
+        self.shared.work.as_ref()
     }
 
     /// Tokenizer and chat template.
@@ -325,6 +351,13 @@ impl Engine {
         self.shared.on_disk.clone()
     }
 
+    /// How fast memory gives weights just now, to as many threads as answer: bytes a second of the head, its longest matrix.
+    /// Takes a few of a token's times. `None` where the head lies on an accelerator.
+    pub fn pace(&self) -> Option<f64> {
+        self.shared.host.pool.set_width(self.shared.threads.0);
+        self.shared.model.pace()
+    }
+
     /// Seconds spent waiting for other threads at the ends of regions.
     pub fn waited(&self) -> f64 {
         self.shared.host.pool.waited()
@@ -351,6 +384,14 @@ impl Engine {
     pub fn session(&self) -> Session {
         Session::new(self.clone())
     }
+}
+
+/// The matrices a token goes through. Experts in slots lie as in their file.
+fn work(config: &Config, weights: &Weights, in_slots: bool) -> Work {
+    Work::of(config, weights.down(), &|part| match part {
+        Part::Gate(..) | Part::Up(..) | Part::Down(..) if in_slots => weights.checkpoint().kind(part),
+        _ => weights.matrix(part).kind(),
+    })
 }
 
 /// What a trace of this model begins with.

@@ -22,6 +22,7 @@ pub use device::OnDevice;
 pub use ffn::{WAVE_TOKENS, compute, mixture};
 pub use image::slot_bytes;
 pub use map::{LayerMap, Lies, Map};
+pub use schedule::{GUESSED, PIECE};
 pub use stats::{LayerStats, StoreStats};
 pub use store::{Arrivals, Batch, ExpertStore, Step, Wrap, least_slots};
 pub use tally::{LayerCounts, Tally};

@@ -40,9 +40,25 @@ impl Slots {
         })
     }
 
+    /// Slots there are, in use or not.
+    pub fn count(&self) -> usize {
+        self.memory.count
+    }
+
     /// Bytes of all slots.
     pub fn bytes(&self) -> usize {
         self.memory.count * self.memory.slot_bytes
+    }
+
+    /// Uses `wanted` slots from now on, as near as can be, and gives the memory of the others back: their experts are read
+    /// again when they are needed. How many are in use then.
+    pub fn resize(&self, wanted: usize) -> usize {
+        let mut schedule = self.lock();
+        for slot in schedule.resize(wanted.min(self.memory.count)) {
+            // SAFETY: the schedule gives this slot to nobody before it is resized again, for which it has to be unlocked.
+            unsafe { self.memory.give_back(slot) };
+        }
+        schedule.in_use()
     }
 
     /// Has the system keep all slots in memory.
@@ -220,6 +236,21 @@ impl Memory {
         unsafe { self.map.as_mut_ptr().add(slot * self.slot_bytes + range.start) }
     }
 
+    /// The pages of a slot become the system's again; they are zeros when they are next looked at. Where it refuses (they are
+    /// locked), the slot keeps its memory.
+    ///
+    /// # Safety
+    ///
+    /// No reference to any byte of the slot.
+    unsafe fn give_back(&self, slot: usize) {
+        let at = self.at(slot, &(0..self.slot_bytes)) as usize - self.map.as_ptr() as usize;
+        #[cfg(unix)]
+        // SAFETY: nobody refers to these bytes, and zeros are as good as any.
+        let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, self.slot_bytes) };
+        #[cfg(not(unix))]
+        let _ = at;
+    }
+
     /// # Safety
     ///
     /// No other reference to these bytes while this one lives.
@@ -235,5 +266,31 @@ impl Memory {
     unsafe fn readable(&self, slot: usize, bytes: usize) -> &[u8] {
         // SAFETY: in bounds, initialised, and not written to by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.at(slot, &(0..bytes)), bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::placement::PolicyName;
+    use crate::experts::policy::{Shape, policy};
+
+    #[test]
+    fn a_slot_that_is_given_back_is_empty_and_can_be_used_again() {
+        let images = Arc::new(Images::plain(2, 4, 64 << 10));
+        let shape = Shape { layers: 2, experts: 4, active: 2, slots: 4 };
+        let slots = Slots::new(images, 4, policy(PolicyName::default(), shape)).unwrap();
+        for slot in 0..4 {
+            // SAFETY: nobody else knows these slots.
+            unsafe { slots.memory.writable(slot, 0..64 << 10) }.fill(7);
+        }
+        assert_eq!(slots.resize(1), 1);
+        // SAFETY: as above.
+        let sums =
+            (0..4).map(|slot| unsafe { slots.memory.readable(slot, 64 << 10) }.iter().map(|b| *b as usize).sum());
+        let mut sums: Vec<usize> = sums.collect();
+        sums.sort_unstable();
+        assert_eq!(sums, [0, 0, 0, 7 * (64 << 10)]);
+        assert_eq!((slots.resize(9), slots.resize(3), slots.lock().stats().slots), (4, 3, 3));
     }
 }

@@ -30,6 +30,8 @@ pub struct ExpertStore {
     /// Those that lie on an accelerator, which `held` is never asked for.
     device: Option<OnDevice>,
     ahead: usize,
+    /// The fewest slots that will do.
+    least: usize,
     notes: Vec<String>,
     tally: Tally,
 }
@@ -88,7 +90,7 @@ impl ExpertStore {
         let here = config.layers.len() * config.experts - away.map_or(0, |experts| experts.len());
         let Some(asked) = placement.slots.as_ref().filter(|_| here > 0) else {
             let held = Held::Lying(Lying::new(config, weights));
-            return Ok(ExpertStore { held, device, ahead: 0, notes: vec![], tally: Tally::new(config) });
+            return Ok(ExpertStore { held, device, ahead: 0, least: 0, notes: vec![], tally: Tally::new(config) });
         };
         check(config, asked, here)?;
         let checkpoint = weights.checkpoint();
@@ -103,7 +105,8 @@ impl ExpertStore {
         let (files, said) = FileTier::open(checkpoint, images, slots.first_page(PAGE))?;
         notes.extend(said);
         let loaders = Loaders::start(Arc::new(slots), wrap(Arc::new(files)), asked.loaders)?;
-        Ok(ExpertStore { held: Held::InSlots(loaders), device, ahead: asked.ahead, notes, tally: Tally::new(config) })
+        let (held, least) = (Held::InSlots(loaders), least_slots(config));
+        Ok(ExpertStore { held, device, ahead: asked.ahead, least, notes, tally: Tally::new(config) })
     }
 
     /// Fallbacks that were taken, with their cost, one sentence each.
@@ -138,6 +141,23 @@ impl ExpertStore {
         match &self.held {
             Held::Lying(_) => 0,
             Held::InSlots(loaders) => loaders.slots.bytes() as u64,
+        }
+    }
+
+    /// Uses about so many slots from now on, at least [`least_slots`] and at most those there were at the start: memory is
+    /// given back, or filled again. Changes no result. How many are in use then; `None` where there are no slots.
+    pub fn resize(&self, wanted: usize) -> Option<usize> {
+        match &self.held {
+            Held::Lying(_) => None,
+            Held::InSlots(loaders) => Some(loaders.slots.resize(wanted.max(self.least))),
+        }
+    }
+
+    /// Slots there were at the start, and the fewest that will do.
+    pub fn bounds(&self) -> Option<(usize, usize)> {
+        match &self.held {
+            Held::Lying(_) => None,
+            Held::InSlots(loaders) => Some((loaders.slots.count(), self.least)),
         }
     }
 

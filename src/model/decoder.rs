@@ -75,6 +75,12 @@ impl Model {
         &self.experts
     }
 
+    /// How fast memory gives weights just now: bytes a second of the head, its longest matrix. `None` where that lies on an
+    /// accelerator.
+    pub fn pace(&self) -> Option<f64> {
+        self.head.pace(&self.host)
+    }
+
     /// From now on every step goes into `recorder` too.
     pub fn record(&mut self, recorder: Recorder) {
         self.trace = Some(recorder);

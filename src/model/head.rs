@@ -29,6 +29,14 @@ impl Head {
         Ok(Head { norm: Norm::new(weights, Part::OutputNorm, config.norm_epsilon, home)?, weight })
     }
 
+    /// Bytes a second at which it is read just now; `None` on an accelerator.
+    pub fn pace(&self, host: &Host) -> Option<f64> {
+        match &self.weight {
+            Lies::Here(weight) => Some(weight.pace(host)),
+            Lies::There(_) => None,
+        }
+    }
+
     /// `x` `[wanted, width]` as the last layer leaves it -> logits `[wanted, vocab]`, on the host. `accelerator` is that of
     /// the model.
     pub fn forward(&self, host: &Host, x: Vector<'_>, accelerator: Home<'_>) -> Result<Vec<f32>> {

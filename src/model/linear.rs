@@ -3,9 +3,12 @@
 use crate::checkpoint::Matrix;
 use crate::host::{Host, Share};
 use kernels::{Activations, Order, Pick, dot_rows};
+use std::time::Instant;
 
 /// A chunk of rows below this many bytes costs more to hand out than to read.
 const CHUNK_BYTES: usize = 16 << 10;
+/// Products that a pace is taken from; the median counts.
+const PASSES: usize = 9;
 
 /// Matrices that share their input, stacked: row `i` of the stack is row `i` of the first, then of the second, ...
 pub struct Linear {
@@ -35,10 +38,28 @@ impl Linear {
         host.timed(self.share, || self.product(host, x))
     }
 
+    /// Bytes it reads a second, over a few products that are on nobody's account.
+    pub fn pace(&self, host: &Host) -> f64 {
+        let x = vec![1f32; self.parts[0].width()];
+        let x = Activations::new(host.isa, &x, 1, x.len());
+        let one = |_| {
+            let start = Instant::now();
+            std::hint::black_box(self.columns(host, &x));
+            start.elapsed().as_secs_f64()
+        };
+        let mut times: Vec<f64> = (0..PASSES).map(one).collect();
+        times.sort_by(f64::total_cmp);
+        self.bytes as f64 / times[PASSES / 2].max(f64::MIN_POSITIVE)
+    }
+
     fn product(&self, host: &Host, x: &Activations) -> Vec<f32> {
+        host.touch(self.share, self.bytes);
+        self.columns(host, x)
+    }
+
+    fn columns(&self, host: &Host, x: &Activations) -> Vec<f32> {
         let mut out = vec![0f32; x.t() * self.rows];
         let least = (CHUNK_BYTES * self.rows).div_ceil(self.bytes).max(1);
-        host.touch(self.share, self.bytes);
         host.pool.columns(&mut out, self.rows, (least, 16), |range, out| {
             let mut start = 0; // first stacked row of the part
             for part in &self.parts {

@@ -38,6 +38,8 @@ pub struct Setup {
     /// Tokens of a prompt, and of one step of it.
     pub prompt: usize,
     pub chunk: usize,
+    /// Weights are used where they lie in a mapped file, rather than in memory of our own.
+    pub mapped: bool,
 }
 
 impl Work {
@@ -91,7 +93,8 @@ pub struct LayerCost {
 }
 
 impl LayerCost {
-    fn experts(&self, count: f64) -> Timing {
+    /// So many experts.
+    pub fn experts(&self, count: f64) -> Timing {
         if count <= 0.0 { Timing::default() } else { self.one + self.more.times((count - 1.0).max(0.0)) }
     }
 
@@ -116,13 +119,18 @@ pub struct Costs {
 }
 
 /// Context lengths attention is measured at; its time lies on the line through them.
-const SEEN: (usize, usize) = (256, 4096);
-/// Tokens of a step that stand for a step of a prompt, and what they see.
+const SEEN: (usize, usize) = (64, 4096);
+/// A step of a prompt is measured with all its tokens up to here: more of them than caches hold are slower each.
+const LONGEST_STEP: usize = 512;
+/// Tokens whose attention stands for that of a step, and what they see.
 const STEP: usize = 128;
 const STEP_SEEN: usize = 2048;
-/// What is between the parts of a layer (tensors, regions, allocations) beside norms and rounding, as a multiple of these.
-/// Fitted on one machine: 17 us a layer of the 4B shape where 3 are measured.
-const BETWEEN: f64 = 4.3;
+/// What is between the parts of a layer (tensors, regions, allocations, rotation) beside norms and rounding, as a multiple
+/// of these. Fitted on one machine, as is the next.
+const BETWEEN: f64 = 5.0;
+/// How much longer a product takes among all others of a model than when only its like are computed: the tables of pages
+/// are as cold as the weights.
+const COLD: f64 = 1.08;
 /// Shares of firing neurons that are measured.
 const FIRING: (f64, f64) = (0.25, 0.75);
 
@@ -137,16 +145,20 @@ pub fn costs(work: &Work, profile: &Profile, setup: &Setup, prober: &mut Prober<
         head_width: c.head_width,
     };
     let (threads, batch) = setup.threads;
+    prober.huge = !setup.mapped;
     let tokens = setup.prompt.min(setup.chunk).max(1);
     let steps = (setup.prompt as f64 / tokens as f64).max(1.0);
     let rest = prober.rest(c, threads)?.times(1.0 + BETWEEN);
     let near = prober.attention(cache, 1, SEEN.0, threads)?;
     let far = prober.attention(cache, 1, SEEN.1, threads)?;
     let step = if setup.prompt > 1 { Some(prober.attention(cache, STEP, STEP_SEEN, batch)?) } else { None };
+    let head = prober.product(work.head, 1, threads)?;
+    // The yardstick itself: what it takes now is known, whatever it took when it was measured.
+    let now = work.head.bytes() as f64 / prober.pace(threads)? * COLD;
     let mut costs = Costs {
         active: c.active,
         layers: vec![],
-        head: prober.product(work.head, 1, threads)?,
+        head: if head.seconds > 0.0 { head.times(now / head.seconds) } else { Timing::new(now) },
         prompt: vec![],
         prompt_head: Timing::default(),
         visited: vec![],
@@ -157,11 +169,11 @@ pub fn costs(work: &Work, profile: &Profile, setup: &Setup, prober: &mut Prober<
         let firing = profile.firing(l);
         let place = |at: f64| (at - FIRING.0) / (FIRING.1 - FIRING.0);
         let mut experts = |count: usize| -> Result<Timing> {
-            let low = prober.experts(layer.experts, (count, 1), FIRING.0, threads)?;
+            let low = prober.experts(layer.experts, (count, 1), FIRING.0, threads)?.times(COLD);
             if !can_be_silent(layer.experts.gate.format) {
                 return Ok(low);
             }
-            let high = prober.experts(layer.experts, (count, 1), FIRING.1, threads)?;
+            let high = prober.experts(layer.experts, (count, 1), FIRING.1, threads)?.times(COLD);
             Ok(low.towards(high, place(firing)))
         };
         let one = experts(1)?;
@@ -172,10 +184,10 @@ pub fn costs(work: &Work, profile: &Profile, setup: &Setup, prober: &mut Prober<
         let seen = setup.depth.min(layer.window.unwrap_or(usize::MAX)) as f64;
         let mut dense = Timing::default();
         for kind in &layer.dense {
-            dense = dense + prober.product(*kind, 1, threads)?;
+            dense = dense + prober.product(*kind, 1, threads)?.times(COLD);
         }
         costs.layers.push(LayerCost {
-            router: prober.product(layer.router, 1, threads)?,
+            router: prober.product(layer.router, 1, threads)?.times(COLD),
             dense,
             attend: near.towards(far, (seen - SEEN.0 as f64) / (SEEN.1 - SEEN.0) as f64),
             rest,
@@ -188,7 +200,7 @@ pub fn costs(work: &Work, profile: &Profile, setup: &Setup, prober: &mut Prober<
             costs.prompt.push(costs.layers[l].fixed() + costs.layers[l].experts(c.active as f64));
             continue;
         };
-        let each = tokens.min(STEP);
+        let each = tokens.min(LONGEST_STEP);
         let mut time = Timing::default();
         for kind in layer.dense.iter().chain([&layer.router]) {
             time = time + prober.product(*kind, each, batch)?.times(setup.prompt as f64 / each as f64);
@@ -211,113 +223,6 @@ fn per_further(one: Timing, all: Timing, count: usize) -> Timing {
     Timing { seconds: each(one.seconds, all.seconds), low: each(one.low, all.low), high: each(one.high, all.high) }
 }
 
-/// Who stays in memory when not all experts do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeping {
-    /// The most recently used (LRU).
-    Recent,
-    /// Those chosen most often, always the same.
-    Hottest,
-    /// Policies between the two: half way.
-    Between,
-}
-
-/// Experts of each layer that a token is expected to miss, when `slots` of all that are `here` share the memory.
-/// `here(layer, expert)` is false for those that are kept elsewhere.
-pub fn misses(profile: &Profile, slots: usize, keeping: Keeping, here: &dyn Fn(usize, usize) -> bool) -> Vec<f64> {
-    let layers = profile.layers.len();
-    let all: Vec<(usize, f64, f64)> = (0..layers)
-        .flat_map(|l| {
-            let again = againness(profile, l);
-            (0..profile.experts).map(move |e| (l, e, again))
-        })
-        .filter(|(l, e, _)| here(*l, *e))
-        .map(|(l, e, again)| {
-            let q = profile.frequency(l, e);
-            (l, q, q + (1.0 - q) * again)
-        })
-        .collect();
-    match keeping {
-        Keeping::Recent => recent(&all, slots, layers),
-        Keeping::Hottest => hottest(&all, slots, layers),
-        Keeping::Between => {
-            recent(&all, slots, layers).iter().zip(hottest(&all, slots, layers)).map(|(a, b)| (a + b) / 2.0).collect()
-        }
-    }
-}
-
-/// How much likelier than by chance a choice is repeated by the next token, from 0 to 1: the share s for which
-/// q + (1 - q) s, weighed by q, is what was counted.
-fn againness(profile: &Profile, layer: usize) -> f64 {
-    let q = |e: usize| profile.frequency(layer, e);
-    let (sum, squares) = (0..profile.experts).fold((0.0, 0.0), |(s, t), e| (s + q(e), t + q(e) * q(e)));
-    let chance = squares / sum;
-    if chance >= 1.0 { 0.0 } else { ((profile.layers[layer].again - chance) / (1.0 - chance)).clamp(0.0, 0.99) }
-}
-
-/// Che's approximation, with choices that repeat: an expert is at hand if it was chosen within the last T tokens, T such
-/// that as many are as there are slots.
-fn recent(all: &[(usize, f64, f64)], slots: usize, layers: usize) -> Vec<f64> {
-    let mut missing = vec![0.0; layers];
-    if slots >= all.len() {
-        return missing;
-    }
-    // An expert not chosen now is chosen next with probability p, so that its share of all tokens is q.
-    let p = |q: f64, r: f64| if q >= 1.0 { 1.0 } else { (q * (1.0 - r) / (1.0 - q)).clamp(0.0, 1.0) };
-    let idle = |q: f64, r: f64, t: f64| (1.0 - p(q, r)).powf(t - 1.0);
-    let held = |t: f64| all.iter().map(|&(_, q, r)| 1.0 - (1.0 - q) * idle(q, r, t)).sum::<f64>();
-    let wanted = slots as f64;
-    if held(1.0) > wanted {
-        // Fewer slots than a token uses: what it uses first is gone when the next token comes.
-        all.iter().for_each(|&(l, q, _)| missing[l] += q);
-        return missing;
-    }
-    let (mut low, mut high) = (1.0, 2.0);
-    while held(high) < wanted && high < 1e12 {
-        high *= 2.0;
-    }
-    for _ in 0..100 {
-        let middle = (low + high) / 2.0;
-        if held(middle) < wanted { low = middle } else { high = middle }
-    }
-    if low > WHOLE_TOKENS {
-        all.iter().for_each(|&(l, q, r)| missing[l] += q * (1.0 - r) * idle(q, r, low));
-        return missing;
-    }
-    // Choices come back after whole tokens, so a few tokens are told apart: after g of them an expert is still there if
-    // fewer than all slots were wanted by others, whose number is near a normal one.
-    let there = |g: usize| {
-        let mean = held(g as f64);
-        let spread = |&(_, q, r): &(usize, f64, f64)| {
-            let gone = (1.0 - q) * idle(q, r, g as f64);
-            gone * (1.0 - gone)
-        };
-        let variance = all.iter().map(spread).sum::<f64>() * (1.0 - 1.0 / g as f64);
-        1.0 / (1.0 + (-1.702 * (wanted + 0.5 - mean) / variance.max(1e-6).sqrt()).exp())
-    };
-    let (mut g, mut now) = (1, there(1));
-    all.iter().for_each(|&(l, q, _)| missing[l] += q * (1.0 - now));
-    while now > 1e-6 {
-        let next = there(g + 1);
-        for &(l, q, r) in all {
-            missing[l] += (now - next).max(0.0) * q * (1.0 - r) * idle(q, r, g as f64);
-        }
-        (g, now) = (g + 1, next.min(now));
-    }
-    missing
-}
-
-/// Beyond so many tokens it does not matter that they are whole.
-const WHOLE_TOKENS: f64 = 64.0;
-
-fn hottest(all: &[(usize, f64, f64)], slots: usize, layers: usize) -> Vec<f64> {
-    let mut sorted: Vec<&(usize, f64, f64)> = all.iter().collect();
-    sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let mut missing = vec![0.0; layers];
-    sorted.iter().skip(slots).for_each(|(l, q, _)| missing[*l] += q);
-    missing
-}
-
 /// What a token, or a prompt, is expected to take.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Forecast {
@@ -329,13 +234,12 @@ pub struct Forecast {
     pub missing: f64,
 }
 
-/// One token: `missing[l]` experts of layer l are expected to be read, each in `read`.
-pub fn token(costs: &Costs, missing: &[f64], read: Timing) -> Forecast {
+/// One token, which waits for the disk for `waits[l]` in layer l and reads so many experts in all.
+pub fn token(costs: &Costs, waits: &[Timing], reads: f64) -> Forecast {
     let mut sums = [Timing::default(); 6]; // router, dense, attend, rest, experts, waiting
     let mut by_layer = vec![];
-    for (layer, &missing) in costs.layers.iter().zip(missing) {
+    for (layer, &wait) in costs.layers.iter().zip(waits) {
         let experts = layer.experts(costs.active as f64);
-        let wait = waiting(layer, costs.active, missing, read);
         let parts = [layer.router, layer.dense, layer.attend, layer.rest, experts, wait];
         by_layer.push(parts.iter().map(|t| t.seconds).sum());
         sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum = *sum + part);
@@ -344,39 +248,7 @@ pub fn token(costs: &Costs, missing: &[f64], read: Timing) -> Forecast {
     let mut parts: Vec<(&str, f64)> = names.into_iter().zip(sums.map(|t| t.seconds)).collect();
     parts.push(("head", costs.head.seconds));
     let seconds = sums.into_iter().sum::<Timing>() + costs.head;
-    Forecast { seconds, parts, by_layer, missing: missing.iter().sum() }
-}
-
-/// Expected wait of a layer: of its experts so many are missing, each alike and apart (binomial). Reads begin when the
-/// router has chosen and go on behind attention and the experts at hand; the last one to come is computed alone.
-fn waiting(layer: &LayerCost, active: usize, missing: f64, read: Timing) -> Timing {
-    if missing <= 0.0 {
-        return Timing::default();
-    }
-    let p = (missing / active as f64).clamp(0.0, 1.0);
-    let wait = |read: f64, of: &dyn Fn(&Timing) -> f64| {
-        let hidden = of(&layer.dense) + of(&layer.attend) + of(&layer.rest) / 2.0;
-        let experts = of(&layer.experts(active as f64));
-        let mut expected = 0.0;
-        let mut chance = (1.0 - p).powi(active as i32); // of none
-        for m in 0..=active {
-            if m > 0 {
-                chance = if p >= 1.0 {
-                    f64::from(m == active)
-                } else {
-                    chance * (active - m + 1) as f64 / m as f64 * p / (1.0 - p)
-                };
-                let end = (m as f64 * read - hidden).max(0.0) + of(&layer.one);
-                expected += chance * (end - experts).max(0.0);
-            }
-        }
-        expected
-    };
-    Timing {
-        seconds: wait(read.seconds, &|t| t.seconds),
-        low: wait(read.low, &|t| t.low),
-        high: wait(read.high, &|t| t.high),
-    }
+    Forecast { seconds, parts, by_layer, missing: reads }
 }
 
 /// A prompt: of the experts a step visits this share is not at hand.
@@ -404,88 +276,6 @@ pub fn prompt(costs: &Costs, missing: &[f64], read: Timing) -> Forecast {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::planner::profile::tests::config;
-
-    fn skewed(layers: usize, experts: usize, active: usize, again: f64) -> Profile {
-        let mut profile = Profile::even(&config(layers, experts, active));
-        profile.tokens = 1e9;
-        for layer in &mut profile.layers {
-            let weights: Vec<f64> = (0..experts).map(|e| 1.0 / (e + 3) as f64).collect();
-            let sum: f64 = weights.iter().sum();
-            layer.chosen = weights.iter().map(|w| (w / sum * active as f64).min(1.0) * 1e9).collect();
-            layer.again = again;
-        }
-        profile
-    }
-
-    fn total(misses: &[f64]) -> f64 {
-        misses.iter().sum()
-    }
-
-    #[test]
-    fn more_slots_miss_less_and_all_miss_nothing() {
-        for keeping in [Keeping::Recent, Keeping::Hottest, Keeping::Between] {
-            let profile = skewed(4, 16, 3, 0.4);
-            let mut before = f64::INFINITY;
-            for slots in 0..=64 {
-                let now = total(&misses(&profile, slots, keeping, &|_, _| true));
-                assert!(now <= before + 1e-9, "{slots}: {now} after {before}");
-                before = now;
-            }
-            assert_eq!(before, 0.0);
-        }
-        // Below what a token uses, recency holds nothing that is needed.
-        let even = Profile::even(&config(4, 16, 3));
-        assert!((total(&misses(&even, 11, Keeping::Recent, &|_, _| true)) - 12.0).abs() < 0.1);
-    }
-
-    /// An exact LRU over drawn choices agrees with the approximation.
-    #[test]
-    fn the_approximation_is_near_a_real_lru() {
-        for (again, slots) in [(0.0, 40), (0.0, 90), (0.45, 40), (0.45, 90)] {
-            let (layers, experts, active) = (8, 16, 2);
-            let even = active as f64 / experts as f64;
-            let again = f64::max(again, even);
-            let mut profile = Profile::even(&config(layers, experts, active));
-            profile.layers.iter_mut().for_each(|layer| layer.again = again);
-            let mut state = 1u64;
-            let mut random = move || {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                (state >> 33) as f64 / (1u64 << 31) as f64
-            };
-            // Each place of a choice is kept with a chance s, or drawn anew.
-            let s = (again - even) / (1.0 - even);
-            let mut chosen = vec![vec![0usize, 1]; layers];
-            let (mut last, mut clock, mut missed, tokens) = (vec![0u64; layers * experts], 0u64, 0, 20_000);
-            for token in 0..tokens {
-                for (l, chosen) in chosen.iter_mut().enumerate() {
-                    for place in 0..active {
-                        if random() >= s {
-                            loop {
-                                let e = (random() * experts as f64) as usize;
-                                if !chosen.iter().enumerate().any(|(i, c)| i != place && *c == e) {
-                                    chosen[place] = e;
-                                    break;
-                                }
-                            }
-                        }
-                    }
-                    for &e in chosen.iter() {
-                        let id = l * experts + e;
-                        let newer = last.iter().filter(|t| **t > last[id]).count();
-                        if token > 1000 && (last[id] == 0 || newer >= slots) {
-                            missed += 1;
-                        }
-                        clock += 1;
-                        last[id] = clock;
-                    }
-                }
-            }
-            let real = missed as f64 / (tokens - 1001) as f64;
-            let said = total(&misses(&profile, slots, Keeping::Recent, &|_, _| true));
-            assert!((said - real).abs() < 0.06 * real + 0.05, "again {again}, {slots} slots: {said} for {real}");
-        }
-    }
 
     fn costs() -> Costs {
         let t = Timing::new;
@@ -503,20 +293,15 @@ mod tests {
     }
 
     #[test]
-    fn parts_sum_to_the_whole_and_the_disk_hides_behind_attention() {
-        let all_here = token(&costs(), &[0.0, 0.0], Timing::new(50.0));
-        assert!((all_here.seconds.seconds - (2.0 * (14.0 + 10.0) + 5.0)).abs() < 1e-9);
-        for (missing, read) in [(0.5, 8.0), (1.0, 50.0), (3.0, 50.0), (3.0, 1.0)] {
-            let said = token(&costs(), &[missing, 0.0], Timing::new(read));
-            let sum: f64 = said.parts.iter().map(|p| p.1).sum();
-            assert!((sum - said.seconds.seconds).abs() < 1e-9);
-            assert!(said.seconds.seconds >= all_here.seconds.seconds - 1e-9);
-        }
-        // One that is read behind attention costs nothing; three long ones cost their reads less what hides them.
-        assert_eq!(token(&costs(), &[0.3, 0.0], Timing::new(5.0)).seconds, all_here.seconds);
-        let three = token(&costs(), &[3.0, 0.0], Timing::new(50.0));
-        let wait = (150.0 - 12.5 + 4.0) - 10.0;
-        assert!((three.seconds.seconds - all_here.seconds.seconds - wait).abs() < 1e-9);
+    fn parts_sum_to_the_whole() {
+        let here = token(&costs(), &[Timing::default(); 2], 0.0);
+        assert!((here.seconds.seconds - (2.0 * (14.0 + 10.0) + 5.0)).abs() < 1e-9);
+        let waits = [Timing { seconds: 3.0, low: 1.0, high: 9.0 }, Timing::new(2.0)];
+        let said = token(&costs(), &waits, 1.5);
+        let sum: f64 = said.parts.iter().map(|p| p.1).sum();
+        assert!((sum - said.seconds.seconds).abs() < 1e-9);
+        assert!((said.seconds.seconds - here.seconds.seconds - 5.0).abs() < 1e-9);
+        assert!((said.seconds.high - here.seconds.high - 11.0).abs() < 1e-9 && said.missing == 1.5);
     }
 
     #[test]

@@ -25,15 +25,25 @@ impl DiskSpeed {
     }
 }
 
+impl DiskSpeed {
+    /// Bytes a second with so many reads in flight, as was measured with the most that are no more.
+    pub fn at(&self, depth: usize) -> f64 {
+        let known = self.by_depth.iter().rev().find(|known| known.0 <= depth).or(self.by_depth.first());
+        known.expect("one depth is always measured").1
+    }
+}
+
 const DEPTHS: [usize; 4] = [1, 2, 4, 8];
-/// Time at each depth: a second in all.
-const TIME: Duration = Duration::from_millis(250);
 /// What unbuffered reads are multiples of, in the file and in memory.
 const ALIGNMENT: usize = 4096;
 
-/// Reads pieces of `piece` bytes (rounded up to whole pages) at places all over `file`, several at a time. Takes about a
-/// second, and eight pieces of memory.
-pub fn read_speed(file: &Path, piece: usize) -> Result<DiskSpeed> {
+/// At each depth, for a figure to keep; and for a look at how the disk is just now.
+pub const WHOLE: Duration = Duration::from_millis(250);
+pub const GLANCE: Duration = Duration::from_millis(60);
+
+/// Reads pieces of `piece` bytes (rounded up to whole pages) at places all over `file`, several at a time, for `time` at
+/// each depth. Takes eight pieces of memory.
+pub fn read_speed(file: &Path, piece: usize, time: Duration) -> Result<DiskSpeed> {
     let failed = |e: std::io::Error| Error::Runtime(format!("{}: cannot be read: {e}", file.display()));
     let size = std::fs::metadata(file).map_err(failed)?.len();
     let piece = piece.max(1).next_multiple_of(ALIGNMENT);
@@ -51,13 +61,13 @@ pub fn read_speed(file: &Path, piece: usize) -> Result<DiskSpeed> {
     if source.direct && source.read(&mut memory[..piece], 0).is_err() {
         source = Source { file: File::open(file).map_err(failed)?, direct: false };
     }
-    let mut rate = |depth| rate(&source, &mut memory[..depth * piece], places, depth).map(|rate| (depth, rate));
+    let mut rate = |depth| rate(&source, &mut memory[..depth * piece], (places, depth), time).map(|rate| (depth, rate));
     let by_depth = DEPTHS.into_iter().map(&mut rate).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
     Ok(DiskSpeed { piece, by_depth, direct: source.direct })
 }
 
 /// Bytes per second with `depth` reads in flight, each into its part of `memory`.
-fn rate(source: &Source, memory: &mut [u8], places: u64, depth: usize) -> std::io::Result<f64> {
+fn rate(source: &Source, memory: &mut [u8], (places, depth): (u64, usize), time: Duration) -> std::io::Result<f64> {
     let piece = memory.len() / depth;
     let (bytes, next, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let start = Instant::now();
@@ -67,7 +77,7 @@ fn rate(source: &Source, memory: &mut [u8], places: u64, depth: usize) -> std::i
             let place = scattered(next.fetch_add(1, Relaxed) + depth as u64 * 1_000_003) % places;
             source.read(buffer, place * ALIGNMENT as u64)?;
             bytes.fetch_add(piece as u64, Relaxed);
-            if stop.load(Relaxed) || start.elapsed() >= TIME {
+            if stop.load(Relaxed) || start.elapsed() >= time {
                 return Ok(());
             }
         }
@@ -134,14 +144,14 @@ mod tests {
             let Ok(folder) = tempfile::tempdir_in(&folder) else { continue };
             let file = folder.path().join("model");
             std::fs::write(&file, vec![7u8; 1 << 20]).expect("writes");
-            let speed = read_speed(&file, 10_000).expect("measures");
+            let speed = read_speed(&file, 10_000, GLANCE).expect("measures");
             assert_eq!(speed.piece, 12288);
             assert_eq!(speed.by_depth.iter().map(|d| d.0).collect::<Vec<_>>(), DEPTHS);
             assert!(speed.by_depth.iter().all(|(_, rate)| *rate > 0.0), "{speed:?}");
             assert!(speed.best().1 >= speed.by_depth[0].1);
-            let sentence = read_speed(&file, 2 << 20).unwrap_err().to_string();
+            let sentence = read_speed(&file, 2 << 20, GLANCE).unwrap_err().to_string();
             assert!(sentence.contains("1048576 bytes are too few"), "{sentence}");
         }
-        assert!(read_speed(Path::new("no such file"), 1).is_err());
+        assert!(read_speed(Path::new("no such file"), 1, GLANCE).is_err());
     }
 }

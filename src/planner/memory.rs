@@ -62,6 +62,17 @@ fn code_to_come_in(smaps: &str) -> u64 {
     bytes
 }
 
+/// Percent of the last ten seconds in which some process waited for memory; `None` where the system does not say (Linux
+/// with pressure accounting does).
+pub fn pressure() -> Option<f64> {
+    pressure_in(&std::fs::read_to_string("/proc/pressure/memory").ok()?)
+}
+
+fn pressure_in(text: &str) -> Option<f64> {
+    let line = text.lines().find(|line| line.starts_with("some "))?;
+    line.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?.parse().ok()
+}
+
 /// Memory that could be had without swapping, and what set the bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Free {
@@ -174,6 +185,12 @@ pub(super) fn kilobytes_after(text: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_is_the_share_of_ten_seconds() {
+        let text = "some avg10=12.50 avg60=3.00 avg300=1.00 total=99\nfull avg10=1.00 avg60=0.00 avg300=0.00 total=9\n";
+        assert_eq!((pressure_in(text), pressure_in("full avg10=1.00"), pressure_in("")), (Some(12.5), None, None));
+    }
 
     /// A system's files under a temporary root.
     struct System(tempfile::TempDir);

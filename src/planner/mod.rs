@@ -8,3 +8,5 @@ pub mod memory;
 pub mod picture;
 pub mod plan;
 pub mod profile;
+pub mod rehearsal;
+pub mod replan;

@@ -21,10 +21,10 @@ pub struct LayerProblem {
     pub crossing: f64,
     pub expert_bytes: u64,
     /// What is allowed: experts on the accelerator at least and at most, attention there (`None`: as is best), experts on
-    /// the disk at most.
+    /// the disk at least and at most.
     pub on_gpu: (usize, usize),
     pub dense_on_gpu: Option<bool>,
-    pub on_disk: usize,
+    pub on_disk: (usize, usize),
 }
 
 /// All layers and what holds them together.
@@ -43,6 +43,16 @@ pub struct Choice {
     /// So many of the hottest experts on the accelerator, so many of the coldest on the disk.
     pub gpu: usize,
     pub disk: usize,
+}
+
+impl Choice {
+    /// Where each expert of a layer lies, given all of them from the hottest to the coldest: on the accelerator, in memory,
+    /// on the disk. See [`super::profile::Profile::by_heat`].
+    pub fn split<'e>(&self, by_heat: &'e [usize]) -> [&'e [usize]; 3] {
+        let (gpu, rest) = by_heat.split_at(self.gpu);
+        let (ram, disk) = rest.split_at(rest.len() - self.disk);
+        [gpu, ram, disk]
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -99,7 +109,8 @@ impl LayerProblem {
         let mut offers = vec![];
         for dense_on_gpu in [false, true].into_iter().filter(|on| self.dense_on_gpu.is_none_or(|only| only == *on)) {
             for gpu in self.on_gpu.0..=self.on_gpu.1.min(experts) {
-                for (disk, &colder) in cold.iter().enumerate().take(self.on_disk.min(experts - gpu) + 1) {
+                let most = self.on_disk.1.min(experts - gpu);
+                for (disk, &colder) in cold.iter().enumerate().take(most + 1).skip(self.on_disk.0) {
                     let choice = Choice { dense_on_gpu, gpu, disk };
                     let across = if dense_on_gpu { any_cold[experts - gpu] } else { any_hot[gpu] };
                     let seconds = self.together(choice, hot[experts], hot[gpu], colder, across);
@@ -324,7 +335,7 @@ mod tests {
                     expert_bytes: 2,
                     on_gpu: (0, experts),
                     dense_on_gpu: None,
-                    on_disk: experts,
+                    on_disk: (0, experts),
                 }
             },
         )
@@ -393,7 +404,7 @@ mod tests {
                     expert_bytes: 2 << 20,
                     on_gpu: (0, 32),
                     dense_on_gpu: None,
-                    on_disk: 32,
+                    on_disk: (0, 32),
                 }
             })
             .collect();
@@ -445,6 +456,17 @@ mod tests {
                 others.iter().filter(|o| problem.fits(o)).map(|o| problem.seconds(o)).fold(f64::INFINITY, f64::min);
             assert!(best >= found.seconds * 0.98, "{best} beats {}", found.seconds);
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_binds_and_experts_go_where_the_choice_says() {
+        let mut problem = real(512 << 20, 1 << 30, 1.0);
+        problem.layers[3].on_disk = (20, 32);
+        problem.layers[4].on_gpu = (2, 3);
+        let found = problem.solve().expect("it fits");
+        assert!(found.choices[3].disk >= 20 && (2..=3).contains(&found.choices[4].gpu));
+        let choice = Choice { dense_on_gpu: true, gpu: 1, disk: 2 };
+        assert_eq!(choice.split(&[4, 2, 0, 1, 3]), [&[4][..], &[2, 0], &[1, 3]]);
     }
 
     #[test]

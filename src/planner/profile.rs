@@ -91,6 +91,13 @@ impl Profile {
         f.clamp(0.0, 1.0)
     }
 
+    /// The experts of a layer from the hottest to the coldest, of equals the lower first.
+    pub fn by_heat(&self, layer: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.experts).collect();
+        order.sort_by(|a, b| self.frequency(layer, *b).total_cmp(&self.frequency(layer, *a)));
+        order
+    }
+
     /// Share of a layer's computed neurons that fire, weighed by how often their experts are chosen.
     pub fn firing(&self, layer: usize) -> f64 {
         let weight = |e: usize| self.frequency(layer, e);

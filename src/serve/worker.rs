@@ -7,6 +7,7 @@ use super::queue::{Ended, Event, Job, Order};
 use super::slots::Act;
 use crate::engine::{self, Answer, Engine, Finish, Piece, Session};
 use crate::error::Result;
+use crate::planner::replan::Seen;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -79,6 +80,10 @@ impl Worker {
             let Ok(order) = self.orders.recv() else { return false };
             if !self.obey(order) {
                 return false;
+            }
+            // Between answers, experts move as others took memory or gave it back.
+            if let Some(adjusted) = self.engine.adjust(&Seen::now()) {
+                tracing::warn!("{adjusted}");
             }
         }
         loop {

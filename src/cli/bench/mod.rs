@@ -11,14 +11,16 @@ mod report;
 mod row;
 
 use super::args::BenchArgs;
+use super::expected::{Expected, Sight};
+use super::forecast;
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
-use super::plan::Expected;
 use super::terminal::Passing;
 use super::values::Counts;
 use super::{Done, device, terminal};
 use crate::engine::{Budget, Engine, Session, StoreStats};
 use crate::error::{Error, Result};
+use crate::planner::profile::Profile;
 use crate::planner::{disk, hardware, memory};
 use ideal::Token;
 use row::{Kind, Row, Sample, Test};
@@ -43,14 +45,17 @@ pub fn run(args: &BenchArgs) -> Done {
     let isa = engine.isa();
     let mut ids = Ids::new(engine.config().vocab);
     let mut sessions: Vec<Session> = (0..streams).map(|_| engine.session()).collect();
-    let mut rows = Vec::new();
+    let expected = Expected::of(&engine, &options)?;
+    let (mut rows, mut seen) = (Vec::new(), Vec::new());
     for test in tests {
         let threads = match test.kind {
             Kind::Prompt => prompt_threads,
             Kind::Generate => decode_threads,
         };
-        let Measured { samples, disk, steps } =
-            measure(&engine, &mut sessions[..test.streams], &test, args.repetitions, &mut ids)?;
+        // What several sequences share is not foreseen.
+        let foreseen = expected.as_ref().filter(|_| test.streams == 1);
+        let Measured { samples, disk, steps, sights } =
+            measure(&engine, &mut sessions[..test.streams], &test, args.repetitions, &mut ids, foreseen)?;
         if args.parts && test.kind == Kind::Generate {
             let sessions = &mut sessions[..test.streams];
             fill(sessions, test.depth, &mut ids)?;
@@ -59,45 +64,49 @@ pub fn run(args: &BenchArgs) -> Done {
             decode(&engine, sessions, &tokens, &mut vec![])?;
             terminal::say(&format!("{}\n{}", test.name(), watch.finish(&engine, test.tokens)));
         }
-        rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes(), disk, steps });
+        rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes(), disk, steps, expected: vec![] });
+        seen.push(sights);
     }
     super::memory::say_peak(&engine, args.load.verbose);
     let budget = engine.ledger().budget.filter(Budget::in_force);
     let on_disk = engine.experts_on_disk();
     open::finish(&engine)?;
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
-    drop((sessions, engine, recording));
+    let ledger = engine.ledger().total();
+    drop((sessions, recording));
+    if let Some(expected) = &expected {
+        expect(expected, &mut rows, &seen)?;
+    }
+    drop((expected, engine));
     let mut passing = Passing::show("measuring memory");
     let ceiling = hardware::read_bandwidth(open::cores(), budget.map(|budget| budget.bytes))?;
     passing.clear();
     let mut passing = Passing::show("measuring the disk");
-    let disk = on_disk.map(|(file, bytes)| disk::read_speed(&file, bytes)).transpose()?;
+    let disk = on_disk.map(|(file, bytes)| disk::read_speed(&file, bytes, disk::WHOLE)).transpose()?;
     passing.clear();
-    let slots = budget.and_then(|budget| budget.slots).map(|slots| slots.0);
-    say_expected(&Expected { model: &args.model, load: &args.load, options: &options, slots }, &rows)?;
-    let machine = report::Machine { model: &name, isa, ceiling: &ceiling, disk: disk.as_ref(), budget };
+    let machine = report::Machine { model: &name, isa, ceiling: &ceiling, disk: disk.as_ref(), budget, ledger };
     terminal::answer(&report::render(args.output, &rows, &machine))
 }
 
-/// What was to be expected of each row, beside what was measured.
-fn say_expected(expected: &Expected<'_>, rows: &[Row]) -> Result<()> {
-    let what = |row: &Row| match row.test.kind {
-        Kind::Prompt => (row.test.tokens, row.test.depth),
-        // Half of the answer stands in the context on average.
-        Kind::Generate => (0, row.test.depth + row.test.tokens / 2),
-    };
-    // What several sequences share is not foreseen.
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.test.streams == 1).collect();
-    let rates = expected.rates(&rows.iter().map(|row| what(row)).collect::<Vec<_>>())?;
-    for (row, rate) in rows.iter().zip(rates) {
-        if let Some(rate) = rate {
-            let measured = row.tokens_per_second();
-            terminal::say(&format!(
-                "{}: {rate:.2} tokens/s expected, {measured:.2} measured, ratio {:.2}",
-                row.test.name(),
-                measured / rate
-            ));
+/// What was to be expected of each repetition, from what was seen just before it.
+fn expect(expected: &Expected, rows: &mut [Row], seen: &[Vec<Sight>]) -> Result<()> {
+    let mut machine = forecast::machine(expected.isa(), false);
+    let mut measured = false;
+    for (row, sights) in rows.iter_mut().zip(seen) {
+        let Test { kind, tokens, depth, .. } = row.test;
+        for sight in sights {
+            // Half of an answer stands in the context on average.
+            let what = if kind == Kind::Prompt { (tokens, depth) } else { (1, depth + tokens / 2) };
+            let ((token, prompt), new) = expected.forecast(sight, what, &mut machine)?;
+            row.expected.push(match kind {
+                Kind::Prompt => tokens as f64 / prompt.seconds.seconds,
+                Kind::Generate => 1.0 / token.seconds.seconds,
+            });
+            measured |= new;
         }
+    }
+    if measured {
+        forecast::keep(&machine);
     }
     Ok(())
 }
@@ -130,21 +139,28 @@ struct Measured {
     disk: Vec<StoreStats>,
     /// Every token that was decoded while experts were read from the disk.
     steps: Vec<Token>,
+    /// What was known before each of them.
+    sights: Vec<Sight>,
 }
 
-/// Repetitions of a test. One more is done first and not counted: it brings mapped weights into memory.
+/// Repetitions of a test. One more is done first and not counted: it brings mapped weights into memory, and teaches the
+/// habits of routers that are forecast with.
 fn measure(
     engine: &Engine,
     sessions: &mut [Session],
     test: &Test,
     repetitions: usize,
     ids: &mut Ids,
+    expected: Option<&Expected>,
 ) -> Result<Measured> {
     let mut measured = Measured::default();
     for repetition in 0..=repetitions {
         let mut passing = Passing::show(&format!("{}: {repetition} of {repetitions}", test.name()));
         fill(sessions, test.depth, ids)?;
         let tokens = ids.take(test.all_tokens());
+        if let Some(expected) = expected.filter(|_| repetition > 0) {
+            measured.sights.push(expected.look(Profile::of(engine.config(), &engine.counts()))?);
+        }
         let stored = engine.store_stats();
         let (bytes, start) = (engine.bytes_touched(), Instant::now());
         match test.kind {

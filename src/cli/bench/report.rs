@@ -20,10 +20,15 @@ pub struct Machine<'a> {
     pub disk: Option<&'a DiskSpeed>,
     /// What bounded the memory, where something did.
     pub budget: Option<Budget>,
+    /// Bytes that were to be taken.
+    pub ledger: u64,
 }
 
 pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
     let mut header = vec!["test", "tokens/s", "slowest to fastest", "GB/s", "of ceiling", "threads", "peak memory"];
+    if rows.iter().any(|row| row.expected().is_some()) {
+        header.extend(["expected", "ratio"]);
+    }
     // Only where there is something to say.
     if rows.iter().any(|row| row.disk().is_some()) {
         header.extend(["at hand", "disk/token", "disk GB/s", "waiting", "hidden"]);
@@ -63,6 +68,9 @@ fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
         ("share_of_disk_time_hidden", json!(of_disk(|d| d.hidden))),
         ("disk_gigabytes_per_second", json!(of_disk(|d| d.bytes_per_second / 1e9))),
         ("disk_ceiling_gigabytes_per_second", json!(machine.disk.map(|speed| rounded(speed.best().1 / 1e9)))),
+        ("expected_tokens_per_second", json!(row.expected().map(rounded))),
+        ("measured_to_expected", json!(row.ratio().map(rounded))),
+        ("ledger_bytes", json!(machine.ledger)),
         ("ideal_ratio_by_layer", json!(ideal.map(|ideal| rounded(ideal.measured / ideal.by_layer)))),
         ("ideal_ratio_at_once", json!(ideal.map(|ideal| rounded(ideal.measured / ideal.at_once)))),
     ];
@@ -81,6 +89,9 @@ fn cells(row: &Row, machine: &Machine<'_>) -> Vec<String> {
         row.threads.to_string(),
         row.peak_rss_bytes.map_or("unknown".to_string(), bytes),
     ];
+    if let (Some(expected), Some(ratio)) = (row.expected(), row.ratio()) {
+        cells.extend([figure(expected), format!("{ratio:.2}")]);
+    }
     cells.extend(row.disk().map(disk_cells).into_iter().flatten());
     cells
 }
@@ -180,10 +191,15 @@ mod tests {
         let test = Test { kind: Kind::Generate, tokens: 128, depth: 64, streams: 1 };
         let samples = vec![(30.0, 15e9), (31.0, 15.5e9), (29.0, 14.5e9)];
         let steps = disk.iter().map(|disk| Token::new(0.03, disk)).collect();
-        let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123), disk, steps }];
+        let expected = vec![40.0, 31.0, 20.0];
+        let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123), disk, steps, expected }];
         let ceiling =
             ReadBandwidth { by_threads: vec![(1, 20e9), (2, 30e9)], buffer_bytes: 1 << 30, pages: Pages::Huge };
-        render(output, &rows, &Machine { model: "a,\"b\"", isa: "avx2", ceiling: &ceiling, disk: speed, budget })
+        render(
+            output,
+            &rows,
+            &Machine { model: "a,\"b\"", isa: "avx2", ceiling: &ceiling, disk: speed, budget, ledger: 100 },
+        )
     }
 
     #[test]
@@ -219,7 +235,8 @@ mod tests {
         assert_eq!(row["test"], "tg128 @ d64");
         assert_eq!((number("tokens_per_second"), number("min"), number("max")), (30.0, 29.0, 31.0));
         assert_eq!((number("gigabytes_per_second"), number("share_of_ceiling")), (15.0, 0.5));
-        assert_eq!((number("peak_rss_bytes"), number("threads")), (123.0, 2.0));
+        assert_eq!((number("peak_rss_bytes"), number("ledger_bytes"), number("threads")), (123.0, 100.0, 2.0));
+        assert_eq!((number("expected_tokens_per_second"), number("measured_to_expected")), (31.0, 1.0));
         assert_eq!(row["model"], "a,\"b\"");
     }
 

@@ -53,6 +53,8 @@ pub struct Row {
     pub disk: Vec<StoreStats>,
     /// Every decoded token, there.
     pub steps: Vec<Token>,
+    /// Tokens a second that were to be expected, one for each repetition; none for small models.
+    pub expected: Vec<f64>,
 }
 
 /// How experts were read from the disk.
@@ -73,6 +75,16 @@ pub struct Disk {
 impl Row {
     pub fn tokens_per_second(&self) -> f64 {
         median(self.samples.iter().map(|s| s.0))
+    }
+
+    pub fn expected(&self) -> Option<f64> {
+        (!self.expected.is_empty()).then(|| median(self.expected.iter().copied()))
+    }
+
+    /// Measured beside expected: the middle of all repetitions.
+    pub fn ratio(&self) -> Option<f64> {
+        let ratios = self.samples.iter().zip(&self.expected).map(|(sample, expected)| sample.0 / expected);
+        (!self.expected.is_empty()).then(|| median(ratios))
     }
 
     pub fn slowest(&self) -> f64 {

@@ -3,8 +3,10 @@
 
 mod gpu;
 mod report;
+mod told;
 
 pub use gpu::{Gpu, parse as parse_gpu};
+pub use told::Rule;
 
 use super::args::{LoadArgs, ModelArgs, PlanArgs};
 use super::interrupt::Interrupts;
@@ -17,12 +19,14 @@ use crate::config::Config;
 use crate::config::size::shown;
 use crate::engine::{Options, Requirements};
 use crate::error::{Error, Result};
+use crate::experts::PIECE;
 use crate::planner::budget::Plan as Memory;
-use crate::planner::cost::{Costs, Forecast, Keeping, Setup, Work};
+use crate::planner::cost::{Costs, Forecast, Setup, Work};
 use crate::planner::hardware::machine::{Machine, Timing};
 use crate::planner::picture;
 use crate::planner::plan::{Choice, LayerProblem, Problem, Solution};
 use crate::planner::profile::Profile;
+use crate::planner::rehearsal::{Keeping, Reading};
 use crate::pool::Pool;
 use kernels::Isa;
 use kernels::attend::KvFormat;
@@ -33,6 +37,8 @@ struct Model {
     name: String,
     config: Config,
     down: DownOrder,
+    /// What GGUF files call a part's tensor.
+    tensor: fn(Part) -> String,
     /// By `Config::parts`: how each lies when it runs.
     kinds: Vec<Kind>,
     /// A file on the disk it would be read from, and where its habits are kept.
@@ -86,7 +92,8 @@ fn model(model: &ModelArgs, load: &LoadArgs, quant: Option<Quant>) -> Result<Mod
         let kinds = laid(&header.config, header.down, quant, false, &|part| header.kind(part));
         let file = largest(&cache::folder());
         let habits = load.profile.clone().filter(|path| path.as_os_str() != "none");
-        return Ok(Model { name: shown, down: header.down, kinds, file, habits, config: header.config });
+        let tensor = header.gguf_name();
+        return Ok(Model { name: shown, down: header.down, tensor, kinds, file, habits, config: header.config });
     }
     let path = local.expect("what is not on the hub is local");
     let checkpoint = Checkpoint::open(&path)?;
@@ -95,7 +102,8 @@ fn model(model: &ModelArgs, load: &LoadArgs, quant: Option<Quant>) -> Result<Mod
     let kinds = laid(&checkpoint.config, checkpoint.down, quant, small, &|part| checkpoint.kind(part));
     let habits = profile::place(load.profile.as_deref(), &checkpoint, &path, Some(quant));
     let file = Some(checkpoint.file_of(Part::Gate(0, 0)).to_path_buf());
-    Ok(Model { name: shown, down: checkpoint.down, kinds, file, habits, config: checkpoint.config })
+    let tensor = checkpoint.gguf_name();
+    Ok(Model { name: shown, down: checkpoint.down, tensor, kinds, file, habits, config: checkpoint.config })
 }
 
 /// Models below this run as they lie (and are quick anyway).
@@ -163,11 +171,14 @@ fn refuse(args: &PlanArgs) -> Result<()> {
             "--cpu says that everything runs on the processor: leave it out, or leave out --gpu, --vram and --gpu-layers",
         );
     }
-    if let Some(device) = &place.device
-        && !["cpu", "none"].contains(&device.to_lowercase().as_str())
-        && args.gpu.is_none()
-    {
-        return wrong("--device: only the CPU is there; --gpu describes an accelerator to plan for");
+    if let Some(device) = &place.device {
+        match (["cpu", "none"].contains(&device.to_lowercase().as_str()), args.gpu.is_some()) {
+            (false, false) => {
+                return wrong("--device: only the CPU is there; --gpu describes an accelerator to plan for");
+            }
+            (true, true) => return wrong("--device says that only the CPU is used: leave it out, or leave out --gpu"),
+            (true, false) | (false, true) => {}
+        }
     }
     match &args.picture {
         Some(path) if path.extension().is_none_or(|e| e != "svg") => {
@@ -187,9 +198,22 @@ fn options(args: &PlanArgs) -> Options {
 /// What measured things are put together from.
 struct Ground<'a> {
     costs: Costs,
-    keeping: Keeping,
-    read: Timing,
+    options: &'a Options,
+    reading: Reading,
     profile: &'a Profile,
+}
+
+impl Ground<'_> {
+    /// Who keeps which experts, where not all are in memory.
+    fn keeping(&self, memory: Memory) -> Option<Keeping> {
+        let Memory::Slots(slots) = memory else { return None };
+        Some(Keeping { slots, policy: self.options.policy, ahead: self.options.ahead })
+    }
+
+    /// Tokens/s with the experts where `memory` has them.
+    fn rate(&self, memory: Memory) -> f64 {
+        1.0 / forecast::seconds(&self.costs, self.profile, self.keeping(memory), &self.reading)
+    }
 }
 
 fn plan(args: &PlanArgs, options: &Options, model: Model, machine: &mut Machine, isa: Isa) -> Result<Planned> {
@@ -197,7 +221,7 @@ fn plan(args: &PlanArgs, options: &Options, model: Model, machine: &mut Machine,
     let (sizes, slot) = model.sizes();
     let needs_of = Requirements::new(&model.config, options, sizes, slot, &mut notes)?;
     notes.iter().for_each(|note| say_note(note));
-    let profile = known(&model);
+    let profile = known(&model, args.load.strict)?;
     let wish = *needs_of.wish();
     let decode = options.threads.unwrap_or_else(Pool::cores);
     let setup = Setup {
@@ -207,43 +231,48 @@ fn plan(args: &PlanArgs, options: &Options, model: Model, machine: &mut Machine,
         depth: args.n_depth.unwrap_or(0).max(64).min(wish.context),
         prompt: args.n_prompt.unwrap_or(512).min(wish.context).max(1),
         chunk: wish.chunk,
+        mapped: args.gpu.is_none() && needs_of.budget().is_none_or(|b| needs_of.needs().plan(b) == Some(Memory::Whole)),
     };
     let work = Work::of(&model.config, model.down, &|part| model.kind(part));
     let budget = needs_of.budget();
+    let (told, said) = told::told(args, &model)?;
+    said.iter().try_for_each(|note| downgrade(note, args.load.strict))?;
     let gpu = args.gpu.clone().map(|gpu| Gpu { vram: args.place.vram.unwrap_or(gpu.vram), ..gpu });
     let needs = needs_of.needs();
     let fits = |budget: Option<u64>| budget.map_or(Some(Memory::Whole), |budget| needs.plan(budget));
     if gpu.is_none() && fits(budget).is_none() {
         return Err(Error::Infeasible(needs_of.refusal(budget.unwrap_or(0))));
     }
-    let (costs, measured) = forecast::costs(&work, &profile, &setup, machine, isa)?;
+    let (costs, measured) = forecast::costs(&work, &profile, &setup, machine, isa, None)?;
     let mut measured = measured;
     let disk_needed = fits(budget) != Some(Memory::Whole);
-    let read = match (args.disk, &model.file) {
-        (Some(rate), _) => Timing::new(slot as f64 / rate as f64),
+    let alike =
+        |time: Timing| Reading { alone: time, among: time, ahead: time, pieces: slot.div_ceil(PIECE as u64) as f64 };
+    let reading = match (args.disk, &model.file) {
+        (Some(rate), _) => alike(Timing::new(slot as f64 / rate as f64)),
         (None, Some(file)) if disk_needed => {
             let (speed, new) = forecast::disk(machine, file, slot as usize)?;
             measured |= new;
-            forecast::read_time(&speed)
+            forecast::reading(&speed, slot as usize, options.loaders)
         }
         (None, None) if disk_needed => {
             say_note("there is no file to measure the disk with: 1 GB/s is assumed (--disk 3G says otherwise)");
-            Timing { seconds: slot as f64 / 1e9, low: slot as f64 / 3e9, high: slot as f64 / 0.3e9 }
+            alike(Timing { seconds: slot as f64 / 1e9, low: slot as f64 / 3e9, high: slot as f64 / 0.3e9 })
         }
-        _ => Timing::default(),
+        _ => Reading::default(),
     };
     if measured {
         forecast::keep(machine);
     }
-    let ground = Ground { costs, keeping: forecast::keeping(options.policy), read, profile: &profile };
+    let ground = Ground { costs, options, reading, profile: &profile };
     let (ledger_plan, choices, token, prompt, bound, vram, gpu_price) = match &gpu {
         None => {
             let memory = fits(budget).expect("a plan that does not fit was refused above");
-            let (token, prompt) = forecast::both(&ground.costs, &profile, memory, ground.keeping, read, &|_, _| true);
+            let (token, prompt) = forecast::both(&ground.costs, &profile, ground.keeping(memory), &reading);
             (memory, by_heat(&profile, memory), token, prompt, None, vec![], None)
         }
         Some(gpu) => {
-            let problem = problem(args, &work, &ground, gpu, &needs_of, budget, slot)?;
+            let problem = problem(&told, &work, &ground, gpu, &needs_of, budget, slot)?;
             let Some(found) = problem.solve() else {
                 return Err(Error::Infeasible(no_room(args, &problem, gpu, budget)));
             };
@@ -276,13 +305,25 @@ fn plan(args: &PlanArgs, options: &Options, model: Model, machine: &mut Machine,
 }
 
 /// The model's habits, or an even choice where none are known.
-fn known(model: &Model) -> Profile {
+fn known(model: &Model, strict: bool) -> Result<Profile> {
     let read = model.habits.as_deref().map(|path| Profile::read(path, &model.config));
-    let known = read.unwrap_or(Ok(None)).unwrap_or_else(|e| {
-        say_note(&format!("{e}; every expert is taken to be as likely as any other"));
-        None
-    });
-    known.unwrap_or_else(|| Profile::even(&model.config))
+    let known = match read.unwrap_or(Ok(None)) {
+        Ok(known) => known,
+        Err(e) => {
+            downgrade(&format!("{e}; every expert is taken to be as likely as any other"), strict)?;
+            None
+        }
+    };
+    Ok(known.unwrap_or_else(|| Profile::even(&model.config)))
+}
+
+/// Says what is done instead of what was asked; an error where nothing may be.
+fn downgrade(note: &str, strict: bool) -> Result<()> {
+    if strict {
+        return Err(Error::Usage(format!("--strict: {note}")));
+    }
+    say_note(note);
+    Ok(())
 }
 
 /// The heat of a layer's experts, descending.
@@ -320,7 +361,7 @@ const CROSSING: f64 = 30e-6;
 const GPU_MARGIN: u64 = 512 << 20;
 
 fn problem(
-    args: &PlanArgs,
+    told: &[told::Layer],
     work: &Work,
     ground: &Ground<'_>,
     gpu: &Gpu,
@@ -332,8 +373,6 @@ fn problem(
     let at = |bytes: f64| bytes / (gpu.bandwidth * REACHED) + LAUNCH;
     let wide = work.config.width as f64 * 8.0 / gpu.link;
     let cache = needs.cache() / layers as u64;
-    let least = if args.place.cpu_moe { layers } else { args.place.n_cpu_moe.unwrap_or(0).min(layers) };
-    let whole = args.place.gpu_layers.map(|n| n.min(layers));
     let layer = |l: usize| {
         let cost = &ground.costs.layers[l];
         let dense = work.dense_bytes(l);
@@ -341,26 +380,21 @@ fn problem(
         let read = expert * (1.0 + 2.0 * ground.profile.firing(l)) / 3.0;
         let k = ground.costs.active as f64;
         let all = cost.one.seconds + cost.more.seconds * (k - 1.0);
-        // As llama.cpp counts: the last layers go first.
-        let told = whole.map(|n| l >= layers - n);
-        let kept = l < least;
-        LayerProblem {
+        let mut problem = LayerProblem {
             heat: heat(ground.profile, l),
             dense: (cost.fixed().seconds, at(dense as f64) + 4.0 * LAUNCH),
             dense_bytes: (dense, dense + cache),
             cpu: all / k,
             gpu: at(read) - LAUNCH + LAUNCH / k,
-            read: ground.read.seconds,
+            read: ground.reading.among.seconds,
             crossing: CROSSING + wide,
             expert_bytes: slot,
-            on_gpu: match (kept, told) {
-                (true, _) | (_, Some(false)) => (0, 0),
-                (false, Some(true)) => (work.config.experts, work.config.experts),
-                (false, None) => (0, work.config.experts),
-            },
-            dense_on_gpu: told,
-            on_disk: work.config.experts,
-        }
+            on_gpu: (0, work.config.experts),
+            dense_on_gpu: None,
+            on_disk: (0, work.config.experts),
+        };
+        told[l].bind(&mut problem);
+        problem
     };
     let problem = (0..layers).map(layer).collect::<Vec<_>>();
     let needs = needs.needs();
@@ -375,7 +409,7 @@ fn no_room(args: &PlanArgs, problem: &Problem, gpu: &Gpu, budget: Option<u64>) -
     let least = |of: fn((u64, u64)) -> u64| -> u64 {
         let layer = |l: &LayerProblem| {
             let all = [false, true].into_iter().filter(|on| l.dense_on_gpu.is_none_or(|only| only == *on));
-            let few = Choice { gpu: l.on_gpu.0, disk: l.heat.len() - l.on_gpu.0, dense_on_gpu: false };
+            let few = Choice { gpu: l.on_gpu.0, disk: l.on_disk.1.min(l.heat.len() - l.on_gpu.0), dense_on_gpu: false };
             all.map(|dense_on_gpu| of(l.bytes(Choice { dense_on_gpu, ..few }))).min().unwrap_or(0)
         };
         problem.layers.iter().map(layer).sum()
@@ -417,7 +451,7 @@ fn hybrid(problem: &Problem, found: Solution, ground: &Ground<'_>, gpu: &Gpu, ga
     let token = Forecast { seconds: timing, parts, by_layer, missing };
     // Prompts are computed where the weights lie; what the accelerator would save of them is not forecast.
     let layers = ground.costs.layers.len();
-    let prompt = crate::planner::cost::prompt(&ground.costs, &vec![0.0; layers], ground.read);
+    let prompt = crate::planner::cost::prompt(&ground.costs, &vec![0.0; layers], ground.reading.among);
     let here = |c: &Choice, l: &LayerProblem| l.heat.len() - c.gpu - c.disk;
     let count: usize = problem.layers.iter().zip(&found.choices).map(|(l, c)| here(c, l)).sum();
     let all: usize = problem.layers.iter().map(|l| l.heat.len()).sum();
@@ -448,8 +482,7 @@ fn prices(
     let Some(budget) = budget.filter(|_| host_only) else { return prices };
     for (more, name) in [(1u64 << 30, "+1 GiB of memory"), (2 << 30, "+2 GiB of memory")] {
         if let Some(plan) = needs.plan(budget + more) {
-            let then = forecast::both(&ground.costs, ground.profile, plan, ground.keeping, ground.read, &|_, _| true).0;
-            prices.push((name.to_string(), 1.0 / then.seconds.seconds - 1.0 / token.seconds.seconds));
+            prices.push((name.to_string(), ground.rate(plan) - 1.0 / token.seconds.seconds));
         }
     }
     prices
@@ -477,8 +510,7 @@ fn other(
     let rate = |options: &Options| -> Option<f64> {
         let needs = Requirements::new(&model.config, options, model.sizes().0, slot, &mut vec![]).ok()?.needs();
         let plan = needs.plan(budget?)?;
-        let then = forecast::both(&ground.costs, ground.profile, plan, ground.keeping, ground.read, &|_, _| true).0;
-        Some(1.0 / then.seconds.seconds)
+        Some(ground.rate(plan))
     };
     let rated = tries.into_iter().filter_map(|(name, options)| Some((name, rate(&options)?)));
     let best = rated.max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -493,59 +525,4 @@ fn draw(file: &Path, planned: &Planned) -> Result<()> {
     std::fs::write(file, text).map_err(failed)?;
     say(&format!("{} ({} layers, {} experts each)", file.display(), layers, planned.profile.experts));
     Ok(())
-}
-
-/// Tokens/s that were to be expected of answers (one token a step) or prompts at a depth: for `bench`, which measures them.
-/// `slots`: experts in memory, where not all of them are. Nothing for small models, which are quick anyway.
-pub struct Expected<'a> {
-    pub model: &'a ModelArgs,
-    pub load: &'a LoadArgs,
-    pub options: &'a Options,
-    pub slots: Option<usize>,
-}
-
-impl Expected<'_> {
-    /// `tests`: (tokens of a prompt, or 0 for an answer; depth). Measures this machine as it is now.
-    pub fn rates(&self, tests: &[(usize, usize)]) -> Result<Vec<Option<f64>>> {
-        let model = model(self.model, self.load, self.options.quant)?;
-        let (sizes, slot) = model.sizes();
-        if sizes.mapped < SMALL {
-            return Ok(vec![None; tests.len()]);
-        }
-        let isa = Isa::from_env().map_err(Error::Usage)?;
-        let mut machine = Machine::here(isa);
-        // Random tokens choose as evenly as can be; what fires is known from runs.
-        let mut profile = known(&model);
-        profile.tokens = 0.0;
-        for layer in &mut profile.layers {
-            layer.chosen.fill(0.0);
-            layer.again = model.config.active as f64 / model.config.experts as f64;
-        }
-        let work = Work::of(&model.config, model.down, &|part| model.kind(part));
-        let (memory, read) = match (self.slots, &model.file) {
-            (Some(count), Some(file)) => {
-                let (speed, _) = forecast::disk(&mut machine, file, slot as usize)?;
-                (Memory::Slots(count), forecast::read_time(&speed))
-            }
-            _ => (Memory::Whole, Timing::default()),
-        };
-        let decode = self.options.threads.unwrap_or_else(Pool::cores);
-        let mut one = |(prompt, depth): (usize, usize)| -> Result<Option<f64>> {
-            let setup = Setup {
-                threads: (decode, self.options.threads_batch.unwrap_or(decode)),
-                keys: self.options.keys,
-                values: self.options.values,
-                depth: depth.max(1),
-                prompt: prompt.max(1),
-                chunk: self.options.chunk,
-            };
-            let (costs, _) = forecast::costs(&work, &profile, &setup, &mut machine, isa)?;
-            let keeping = forecast::keeping(self.options.policy);
-            let (token, all) = forecast::both(&costs, &profile, memory, keeping, read, &|_, _| true);
-            Ok(Some(if prompt == 0 { 1.0 / token.seconds.seconds } else { prompt as f64 / all.seconds.seconds }))
-        };
-        let rates: Result<Vec<_>> = tests.iter().copied().map(&mut one).collect();
-        forecast::keep(&machine);
-        rates
-    }
 }

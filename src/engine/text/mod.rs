@@ -7,11 +7,13 @@ mod bpe;
 mod clock;
 mod folder;
 mod gguf;
+mod pattern;
 mod pieces;
 mod stream;
 mod template;
 mod tools;
 
+pub use pattern::Pattern;
 pub use stream::TextStream;
 pub use template::{CHATML, Message, TemplateOverride};
 pub use tools::CALL;

@@ -30,7 +30,7 @@ pub const PIECE: usize = 512 << 10;
 const SACRIFICED: usize = 3;
 
 /// Reads in flight for what may be needed: enough to keep the disk at work, and as few as a sure need can wait behind.
-const GUESSED: u32 = 2;
+pub const GUESSED: u32 = 2;
 
 /// Where an expert is.
 #[derive(Debug)]
@@ -157,6 +157,8 @@ pub struct Schedule {
     /// The expert in each slot.
     slots: Vec<Option<usize>>,
     free: Vec<usize>,
+    /// Slots that are not to be used: their memory was given back.
+    withheld: Vec<usize>,
     now: VecDeque<usize>,
     soon: VecDeque<usize>,
     /// Out, and perhaps needed by a later layer.
@@ -185,6 +187,7 @@ impl Schedule {
             entries: (0..images.len()).map(|_| entry()).collect(),
             slots: vec![None; slots],
             free: (0..slots).rev().collect(),
+            withheld: Vec::new(),
             now: VecDeque::new(),
             soon: VecDeque::new(),
             perhaps: VecDeque::new(),
@@ -544,6 +547,31 @@ impl Schedule {
 
     pub fn stats(&mut self) -> StoreStats {
         let resident = self.at_hand().len();
-        self.meter.stats(self.slots.len(), resident)
+        self.meter.stats(self.in_use(), resident)
+    }
+
+    // ── more slots, or fewer ───────────────────────────────────────────────────────────────────
+
+    /// Slots that may hold an expert.
+    pub fn in_use(&self) -> usize {
+        self.slots.len() - self.withheld.len()
+    }
+
+    /// Uses `wanted` slots from now on, as near as can be: an expert that somebody computes with, waits for or reads keeps
+    /// its own. Names the slots that are no longer used; they are empty.
+    pub fn resize(&mut self, wanted: usize) -> Vec<usize> {
+        self.stuck = false;
+        while self.in_use() < wanted
+            && let Some(slot) = self.withheld.pop()
+        {
+            self.free.push(slot);
+        }
+        let before = self.withheld.len();
+        while self.in_use() > wanted {
+            let unasked = |_, entry: &Entry| !entry.is_asked_for();
+            let Some(slot) = self.free.pop().or_else(|| self.let_go(&unasked, false)) else { break };
+            self.withheld.push(slot);
+        }
+        self.withheld[before..].to_vec()
     }
 }

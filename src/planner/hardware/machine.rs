@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Figures of another version were measured in another way.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// No file of figures is near as long.
 const MOST_BYTES: u64 = 16 << 20;
 
@@ -56,12 +56,37 @@ impl std::iter::Sum for Timing {
     }
 }
 
+/// What one thing took, and how fast memory was then: on shared machines that changes by the minute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    pub timing: Timing,
+    /// Bytes it reads from memory, and those that a plain long product read a second, just before.
+    pub bytes: f64,
+    pub pace: f64,
+}
+
+impl Measured {
+    /// What it takes where memory gives `pace` bytes a second. The nearer it came to memory's speed, the more of its time
+    /// was waiting for memory: the square of its share of the pace, which is all of it for a long product and a tenth for
+    /// products that compute much (docs/PLANNER.md).
+    pub fn at(&self, pace: f64) -> Timing {
+        let rate = self.bytes / self.timing.seconds.max(f64::MIN_POSITIVE);
+        let bound = (rate / self.pace).min(1.0).powi(2);
+        self.timing.times(1.0 + bound * (self.pace / pace - 1.0))
+    }
+
+    fn list(&self) -> Value {
+        let Measured { timing: t, bytes, pace } = self;
+        json!([t.seconds, t.low, t.high, bytes.round(), pace.round()])
+    }
+}
+
 /// The figures of one machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
     /// Processor, cores, instruction set.
     pub name: String,
-    timings: BTreeMap<String, Timing>,
+    timings: BTreeMap<String, Measured>,
     /// By disk and bytes of a read: reads in flight and bytes per second, and whether the page cache was avoided.
     disks: BTreeMap<String, (Vec<(usize, f64)>, bool)>,
 }
@@ -76,12 +101,12 @@ impl Machine {
         Machine { name, timings: BTreeMap::new(), disks: BTreeMap::new() }
     }
 
-    pub fn timing(&self, key: &str) -> Option<Timing> {
+    pub fn measured(&self, key: &str) -> Option<Measured> {
         self.timings.get(key).copied()
     }
 
-    pub fn keep(&mut self, key: String, timing: Timing) {
-        self.timings.insert(key, timing);
+    pub fn keep(&mut self, key: String, measured: Measured) {
+        self.timings.insert(key, measured);
     }
 
     /// How fast the disk under a file gives reads of `piece` bytes, if that was measured.
@@ -116,9 +141,12 @@ impl Machine {
         for (key, value) in map("timings") {
             let number = |i: usize| value[i].as_f64().filter(|x| x.is_finite() && *x >= 0.0);
             let (Some(seconds), Some(low), Some(high)) = (number(0), number(1), number(2)) else {
-                return Err(wrong(format!("{key}: expected three numbers, found {value}")));
+                return Err(wrong(format!("{key}: expected five numbers, found {value}")));
             };
-            machine.timings.insert(key.clone(), Timing { seconds, low, high });
+            let (Some(bytes), Some(pace)) = (number(3), number(4).filter(|pace| *pace > 0.0)) else {
+                return Err(wrong(format!("{key}: expected five numbers, found {value}")));
+            };
+            machine.timings.insert(key.clone(), Measured { timing: Timing { seconds, low, high }, bytes, pace });
         }
         for (key, value) in map("disks") {
             let pair = |v: &Value| Some((v[0].as_u64()? as usize, v[1].as_f64().filter(|x| *x > 0.0)?));
@@ -134,8 +162,7 @@ impl Machine {
     /// Writes it beside its place and renames it.
     pub fn write(&self, path: &Path) -> Result<()> {
         let failed = |e| Error::Runtime(format!("{}: cannot be written: {e}", path.display()));
-        let timings: Map<String, Value> =
-            self.timings.iter().map(|(key, t)| (key.clone(), json!([t.seconds, t.low, t.high]))).collect();
+        let timings: Map<String, Value> = self.timings.iter().map(|(key, m)| (key.clone(), m.list())).collect();
         let disks: Map<String, Value> = self
             .disks
             .iter()
@@ -171,10 +198,11 @@ mod tests {
         let path = folder.path().join("machine.json");
         let isa = Isa::best();
         let mut machine = Machine::read(&path, isa).unwrap();
-        machine.keep("a".into(), Timing { seconds: 2e-6, low: 1e-6, high: 3e-6 });
+        let timing = Timing { seconds: 2e-6, low: 1e-6, high: 3e-6 };
+        machine.keep("a".into(), Measured { timing, bytes: 1e4, pace: 2e10 });
         machine.keep_disk(&path, &DiskSpeed { piece: 4096, by_depth: vec![(1, 1e9)], direct: true });
         machine.write(&path).unwrap();
-        assert_eq!(Machine::read(&path, isa).unwrap().timing("a"), machine.timing("a"));
+        assert_eq!(Machine::read(&path, isa).unwrap().measured("a"), machine.measured("a"));
         let mut other = machine.clone();
         other.name.push('x');
         other.write(&path).unwrap();
@@ -184,9 +212,22 @@ mod tests {
             assert!(Machine::read(&path, isa).unwrap_err().to_string().contains("JSON"));
         }
         let name = &machine.name;
-        std::fs::write(&path, json!({"version": 1, "machine": name, "timings": {"a": [1, "x", 3]}}).to_string())
-            .unwrap();
-        assert!(Machine::read(&path, isa).unwrap_err().to_string().contains("three numbers"));
+        std::fs::write(
+            &path,
+            json!({"version": VERSION, "machine": name, "timings": {"a": [1, 2, 3, 4, "x"]}}).to_string(),
+        )
+        .unwrap();
+        assert!(Machine::read(&path, isa).unwrap_err().to_string().contains("five numbers"));
+    }
+
+    #[test]
+    fn a_slower_memory_slows_what_waits_for_it() {
+        let timing = Timing { seconds: 1.0, low: 0.5, high: 2.0 };
+        let of = |bytes| Measured { timing, bytes, pace: 10.0 };
+        assert_eq!(of(10.0).at(5.0), timing.times(2.0));
+        assert_eq!(of(5.0).at(5.0), timing.times(1.25));
+        assert_eq!(of(0.0).at(5.0), timing);
+        assert_eq!(of(5.0).at(10.0), timing);
     }
 
     #[test]

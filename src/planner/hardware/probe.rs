@@ -2,7 +2,7 @@
 //! neurons firing, attention over a cache. Measured on numbers made up for the purpose, far more of them than caches hold,
 //! by the same kernels and the same regions a model runs.
 
-use super::machine::{Machine, Timing};
+use super::machine::{Machine, Measured, Timing};
 use crate::checkpoint::{DownOrder, Form, Kind};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -13,6 +13,7 @@ use kernels::norm::{axpy, rms_norm};
 use kernels::{Activations, Format, Isa, Layout, Order, Pick, dot_rows, lanes_from_file, tiles_from_file};
 use memmap2::MmapMut;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Weights that are gone through before one is read again: far beyond the last-level cache of a personal machine.
@@ -22,6 +23,8 @@ const LONGEST: usize = 48 << 20;
 /// Each thing is repeated for so long, and so often at least and at most.
 const TIME: Duration = Duration::from_millis(60);
 const TIMES: (usize, usize) = (7, 2000);
+/// Reads of the yardstick; the median counts.
+const PASSES: usize = 9;
 /// A chunk of rows below this many bytes costs more to hand out than to read (as products of a model are cut).
 const CHUNK_BYTES: usize = 16 << 10;
 
@@ -44,38 +47,119 @@ pub struct CacheKind {
     pub head_width: usize,
 }
 
-/// Measures what is asked for and not known yet.
+/// Measures what is asked for and not known yet; says what all of it takes at the pace memory has now.
 pub struct Prober<'m> {
     pub machine: &'m mut Machine,
     host: Host,
-    /// Whether something was measured.
+    /// Whether something was measured; or was not known, where nothing may be measured.
     pub measured: bool,
+    pub missing: bool,
+    /// Nothing may be measured but the pace: what is not known takes no time.
+    pub sealed: bool,
     told: &'m mut dyn FnMut(&str),
+    /// The matrix by which memory's pace is told, and the memory it is read from.
+    yardstick: Kind,
+    copies: Option<Copies>,
+    /// Whether weights lie in huge pages, where there are such: memory of our own does, a mapped file seldom.
+    pub huge: bool,
+    /// Bytes a second by threads, where that is told already.
+    paces: BTreeMap<usize, f64>,
 }
 
 impl<'m> Prober<'m> {
-    /// With up to `threads` threads; `told` hears what is measured.
-    pub fn new(machine: &'m mut Machine, isa: Isa, threads: usize, told: &'m mut dyn FnMut(&str)) -> Prober<'m> {
-        Prober { machine, host: Host::new(isa, threads), measured: false, told }
+    /// With up to `threads` threads; `told` hears what is measured. `yardstick` is a long matrix as the model has it, its
+    /// head: how fast memory is, is how fast that is read.
+    pub fn new(
+        machine: &'m mut Machine,
+        isa: Isa,
+        threads: usize,
+        yardstick: Kind,
+        told: &'m mut dyn FnMut(&str),
+    ) -> Prober<'m> {
+        let host = Host::new(isa, threads);
+        Prober {
+            machine,
+            host,
+            measured: false,
+            missing: false,
+            sealed: false,
+            told,
+            yardstick,
+            copies: None,
+            huge: true,
+            paces: BTreeMap::new(),
+        }
     }
 
-    fn known(&mut self, key: String, threads: usize, measure: impl FnOnce(&Host) -> Result<Timing>) -> Result<Timing> {
-        let key = format!("{key}, {threads} threads");
-        if let Some(timing) = self.machine.timing(&key) {
-            return Ok(timing);
+    /// Says how many bytes of the yardstick are read a second by so many threads, instead of measuring.
+    pub fn at_pace(&mut self, threads: usize, pace: f64) {
+        self.paces.insert(threads, pace);
+    }
+
+    /// `bytes` are read by what `measure` measures.
+    fn known(
+        &mut self,
+        key: String,
+        threads: usize,
+        bytes: f64,
+        measure: impl FnOnce(&Host, bool) -> Result<Timing>,
+    ) -> Result<Timing> {
+        let small = if self.huge || bytes == 0.0 { "" } else { ", small pages" };
+        let key = format!("{key}, {threads} threads{small}");
+        if let Some(measured) = self.machine.measured(&key) {
+            return Ok(measured.at(self.pace(threads)?));
+        }
+        if self.sealed {
+            self.missing = true;
+            return Ok(Timing::default());
         }
         (self.told)(&key);
+        // Just before, whatever it was a while ago.
+        let pace = self.paced(threads)?;
         self.host.pool.set_width(threads);
-        let timing = measure(&self.host)?;
-        self.machine.keep(key, timing);
+        let measured = Measured { timing: measure(&self.host, self.huge)?, bytes, pace };
+        self.machine.keep(key, measured);
         self.measured = true;
-        Ok(timing)
+        Ok(measured.at(self.pace(threads)?))
+    }
+
+    /// How fast memory is now: bytes a second of the yardstick.
+    pub fn pace(&mut self, threads: usize) -> Result<f64> {
+        if let Some(pace) = self.paces.get(&threads) {
+            return Ok(*pace);
+        }
+        let pace = self.paced(threads)?;
+        self.paces.insert(threads, pace);
+        Ok(pace)
+    }
+
+    /// The same, measured: some milliseconds.
+    fn paced(&mut self, threads: usize) -> Result<f64> {
+        let each = self.yardstick.row_bytes();
+        let part = Kind { rows: self.yardstick.rows.min((LONGEST / each).max(1)), ..self.yardstick };
+        if self.copies.is_none() {
+            // A small positive number wherever a scale may stand, so that its layout is no matter.
+            self.copies = Some(Copies::of(&vec![0x22; part.bytes()], self.huge)?);
+        }
+        let copies = self.copies.as_ref().expect("made above");
+        self.host.pool.set_width(threads);
+        let x = vec![1f32; part.width];
+        let x = Activations::new(self.host.isa, &x, 1, part.width);
+        let mut times: Vec<f64> = (0..PASSES)
+            .map(|turn| {
+                let start = Instant::now();
+                once(&self.host, part, copies.at(turn), &x);
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        Ok(part.bytes() as f64 / times[PASSES / 2])
     }
 
     /// One product of a matrix with `tokens` vectors.
     pub fn product(&mut self, kind: Kind, tokens: usize, threads: usize) -> Result<Timing> {
         let key = format!("{} for {tokens} tokens", name(&kind));
-        self.known(key, threads, |host| product(host, kind, tokens))
+        self.known(key, threads, kind.bytes() as f64, |host, huge| product(host, kind, tokens, huge))
     }
 
     /// `count` experts of a layer for `tokens` tokens each, this share of neurons firing: 0.25 or 0.75.
@@ -92,7 +176,10 @@ impl<'m> Prober<'m> {
             name(&kind.up),
             name(&kind.down)
         );
-        self.known(key, threads, |host| experts(host, kind, count, tokens, firing))
+        // Several tokens seldom leave a neuron silent.
+        let share = if tokens == 1 { firing } else { 1.0 };
+        let bytes = kind.gate.bytes() as f64 + share * (kind.up.bytes() + kind.down.bytes()) as f64;
+        self.known(key, threads, count as f64 * bytes, |host, huge| experts(host, kind, (count, tokens), firing, huge))
     }
 
     /// Attention of one layer: `tokens` tokens that see `seen` positions.
@@ -103,7 +190,9 @@ impl<'m> Prober<'m> {
             keys.name(),
             values.name()
         );
-        self.known(key, threads, |host| Ok(attention(host, kind, tokens, seen)))
+        let bytes =
+            kv_heads * (Ring::new(keys, head_width, seen).bytes() + Ring::new(values, head_width, seen).bytes());
+        self.known(key, threads, bytes as f64, |host, _| Ok(attention(host, kind, tokens, seen)))
     }
 
     /// What a layer does besides, for one token: norms, rounding, sums.
@@ -111,7 +200,7 @@ impl<'m> Prober<'m> {
         let (width, inner) = (config.width, config.heads * config.head_width);
         let (active, neurons) = (config.active, config.neurons);
         let key = format!("norms and rounding of {width}, {inner}, {active} x {neurons}");
-        self.known(key, threads, |host| Ok(rest(host, width, inner, active, neurons)))
+        self.known(key, threads, 0.0, |host, _| Ok(rest(host, width, inner, active, neurons)))
     }
 }
 
@@ -141,7 +230,7 @@ fn scattered(n: usize) -> f32 {
     0.5 + ((z >> 40) as f32) / (1u64 << 24) as f32
 }
 
-/// Bytes of a made-up matrix. `sign` gives each row its sign, where the format can be written.
+/// Bytes of a made-up matrix, as files have them. `sign` gives each row its sign, where the format can be written.
 fn matrix(kind: &Kind, sign: &dyn Fn(usize) -> f32) -> Result<Vec<u8>> {
     let each = kind.row_bytes();
     let mut file = vec![0u8; kind.bytes()];
@@ -155,6 +244,11 @@ fn matrix(kind: &Kind, sign: &dyn Fn(usize) -> f32) -> Result<Vec<u8>> {
         // A small positive number wherever a scale may stand.
         file.fill(0x22);
     }
+    Ok(file)
+}
+
+/// Bytes of a matrix as a file has them, as they are computed with.
+fn laid(kind: &Kind, file: Vec<u8>) -> Result<Vec<u8>> {
     let wrong = |e| Error::Runtime(format!("{}: cannot be laid out: {e}", name(kind)));
     let mut laid = vec![0u8; file.len()];
     match kind.form {
@@ -165,7 +259,7 @@ fn matrix(kind: &Kind, sign: &dyn Fn(usize) -> f32) -> Result<Vec<u8>> {
     Ok(laid)
 }
 
-/// Copies of something, one after the other, on pages of their own and huge ones where there are such.
+/// Copies of something, one after the other, on pages of their own.
 struct Copies {
     memory: MmapMut,
     each: usize,
@@ -173,15 +267,23 @@ struct Copies {
 }
 
 impl Copies {
-    fn of(bytes: &[u8]) -> Result<Copies> {
-        let each = bytes.len().next_multiple_of(4096);
+    fn of(bytes: &[u8], huge: bool) -> Result<Copies> {
+        Copies::made(bytes.len(), huge, &mut |_, copy| {
+            copy.copy_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    /// Each of `len` bytes as `make` makes it.
+    fn made(len: usize, huge: bool, make: &mut dyn FnMut(usize, &mut [u8]) -> Result<()>) -> Result<Copies> {
+        let each = len.next_multiple_of(4096);
         let count = (COLD / each).clamp(2, 4096);
         let sad = |e| Error::Memory(format!("{} bytes to measure with could not be had: {e}", each * count));
         let mut memory = MmapMut::map_anon(each * count).map_err(sad)?;
         #[cfg(target_os = "linux")]
-        let _ = memory.advise(memmap2::Advice::HugePage); // without them it is measured all the same
-        memory.chunks_exact_mut(each).for_each(|copy| copy[..bytes.len()].copy_from_slice(bytes));
-        Ok(Copies { memory, each, len: bytes.len() })
+        let _ = memory.advise(if huge { memmap2::Advice::HugePage } else { memmap2::Advice::NoHugePage }); // advice only
+        memory.chunks_exact_mut(each).enumerate().try_for_each(|(i, copy)| make(i, &mut copy[..len]))?;
+        Ok(Copies { memory, each, len })
     }
 
     fn count(&self) -> usize {
@@ -194,35 +296,46 @@ impl Copies {
     }
 }
 
-fn product(host: &Host, kind: Kind, tokens: usize) -> Result<Timing> {
+fn product(host: &Host, kind: Kind, tokens: usize, huge: bool) -> Result<Timing> {
     let rows = kind.rows.min((LONGEST / kind.row_bytes()).max(1));
     let part = Kind { rows, ..kind };
-    let copies = Copies::of(&matrix(&part, &|_| 1.0)?)?;
+    let copies = Copies::of(&laid(&part, matrix(&part, &|_| 1.0)?)?, huge)?;
     let x: Vec<f32> = (0..tokens * kind.width).map(scattered).collect();
     let x = Activations::new(host.isa, &x, tokens, kind.width);
-    let least = (CHUNK_BYTES * rows).div_ceil(part.bytes()).max(1);
-    let one = timed(|turn| {
-        let mut out = vec![0f32; tokens * rows];
-        host.pool.columns(&mut out, rows, (least, 16), |range, out| {
-            let rows = part.view(copies.at(turn)).slice(range);
-            dot_rows(host.isa, rows, Pick::All, &x, Order::Lanes, out);
-        });
-        std::hint::black_box(out);
-    });
+    let one = timed(|turn| once(host, part, copies.at(turn), &x));
     Ok(one.times(kind.rows as f64 / rows as f64))
 }
 
-fn experts(host: &Host, kind: ExpertKind, count: usize, tokens: usize, firing: f64) -> Result<Timing> {
-    let fires = |row: usize| fires(row, firing);
-    let gate = matrix(&kind.gate, &|row| if fires(row) { 1.0 } else { -1.0 })?;
-    let up = gate.len().next_multiple_of(4096);
-    let mut bytes = gate;
-    bytes.resize(up, 0);
-    bytes.extend(matrix(&kind.up, &|_| 1.0)?);
-    let down = bytes.len().next_multiple_of(4096);
-    bytes.resize(down, 0);
-    bytes.extend(matrix(&kind.down, &|row| if row % 2 == 0 { 1.0 } else { -1.0 })?);
-    let copies = Copies::of(&bytes)?;
+/// One product, as products of a model are cut.
+fn once(host: &Host, kind: Kind, bytes: &[u8], x: &Activations) {
+    let least = (CHUNK_BYTES * kind.rows).div_ceil(kind.bytes()).max(1);
+    let mut out = vec![0f32; x.t() * kind.rows];
+    host.pool.columns(&mut out, kind.rows, (least, 16), |range, out| {
+        let rows = kind.view(bytes).slice(range);
+        dot_rows(host.isa, rows, Pick::All, x, Order::Lanes, out);
+    });
+    std::hint::black_box(out);
+}
+
+fn experts(host: &Host, kind: ExpertKind, (count, tokens): (usize, usize), firing: f64, huge: bool) -> Result<Timing> {
+    let signs = [matrix(&kind.gate, &|_| 1.0)?, matrix(&kind.gate, &|_| -1.0)?];
+    let up_bytes = laid(&kind.up, matrix(&kind.up, &|_| 1.0)?)?;
+    let down_bytes = laid(&kind.down, matrix(&kind.down, &|row| if row % 2 == 0 { 1.0 } else { -1.0 })?)?;
+    let up = kind.gate.bytes().next_multiple_of(4096);
+    let down = up + up_bytes.len().next_multiple_of(4096);
+    let (row, rows) = (kind.gate.row_bytes(), kind.gate.rows);
+    let copies = Copies::made(down + down_bytes.len(), huge, &mut |copy, bytes| {
+        // Other neurons fire in each, or the processor would learn by heart which ones do.
+        let mut gate = vec![0u8; kind.gate.bytes()];
+        for (r, out) in gate.chunks_exact_mut(row).enumerate() {
+            let sign = &signs[usize::from(!fires(copy * rows + r, firing))];
+            out.copy_from_slice(&sign[r * row..][..row]);
+        }
+        bytes[..gate.len()].copy_from_slice(&laid(&kind.gate, gate)?);
+        bytes[up..][..up_bytes.len()].copy_from_slice(&up_bytes);
+        bytes[down..].copy_from_slice(&down_bytes);
+        Ok(())
+    })?;
     let width = kind.gate.width;
     let x: Vec<f32> = (0..tokens * width).map(scattered).collect();
     let x = Activations::new(host.isa, &x, tokens, width);
@@ -369,7 +482,7 @@ mod tests {
         for round in 0..2 {
             let mut said = 0;
             let mut told = |_: &str| said += 1;
-            let mut prober = Prober::new(&mut machine, Isa::best(), 2, &mut told);
+            let mut prober = Prober::new(&mut machine, Isa::best(), 2, kind(lanes, 4096, 128), &mut told);
             let one = prober.product(kind(lanes, 256, 128), 1, 2).unwrap();
             let few = prober.experts(expert, (2, 1), 0.25, 2).unwrap();
             let near = prober.attention(cache, 1, 256, 1).unwrap();
@@ -390,7 +503,7 @@ mod tests {
         for firing in [0.25, 0.75] {
             let all = (0..4096).filter(|row| fires(*row, firing)).count() as f64 / 4096.0;
             assert!((all - firing).abs() < 0.03, "{all} of {firing}");
-            experts(&host, expert, 1, 1, firing).unwrap();
+            experts(&host, expert, (1, 1), firing, true).unwrap();
         }
     }
 }

@@ -1,0 +1,156 @@
+//! Requests of `plan` that make no sense, or hardly: each is a plan, or a sentence that says what is wrong (exit code 2; 5 for a
+//! file that is no model) or what would fit (3). Nothing crashes, and nothing that was asked is dropped in silence.
+
+#[allow(dead_code, reason = "made for the tests of the whole program")]
+#[path = "cli/program.rs"]
+mod program;
+
+use program::{Home, Outcome};
+
+const GPU: [&str; 2] = ["--gpu", "vram=2G,bandwidth=200G"];
+
+fn plan(home: &Home, flags: &[&str]) -> Outcome {
+    let line: Vec<&str> = ["plan", "--disk", "1G"].iter().chain(flags).copied().collect();
+    let outcome = home.run(&line);
+    let Outcome { code, stdout, stderr } = &outcome;
+    assert!(!stderr.contains("panicked"), "{flags:?}: {outcome:?}");
+    match code {
+        0 => assert!(stdout.contains("tokens/s expected"), "{flags:?}: {outcome:?}"),
+        2 | 3 | 5 => assert!(stdout.is_empty() && stderr.split_whitespace().count() > 4, "{flags:?}: {outcome:?}"),
+        _ => panic!("{flags:?}: {outcome:?}"),
+    }
+    outcome
+}
+
+/// With the accelerator before.
+fn hybrid(home: &Home, flags: &[&str]) -> Outcome {
+    plan(home, &[&GPU, flags].concat())
+}
+
+#[test]
+fn each_is_a_plan_or_a_sentence() {
+    let home = Home::new();
+    std::fs::write(home.path("text.gguf"), "this is no model").expect("writes");
+    let refused: &[(&[&str], i32, &str)] = &[
+        // Budgets.
+        (&["--ram", "0"], 2, "at least 1 byte"),
+        (&["--ram", "1"], 3, "too few"),
+        (&["--ram", "4K"], 3, "Any of these fits"),
+        (&["--ram", "-5G"], 2, "unexpected argument"),
+        (&["--ram", "lots"], 2, "size"),
+        (&["--ram", "99999999999999999999G"], 2, "64 bits"),
+        // Contexts and threads.
+        (&["-c", "99999999999"], 2, "positions are not supported"),
+        (&["-c", "-1"], 2, "unexpected argument"),
+        (&["-t", "0"], 2, "thread"),
+        (&["-t", "4000"], 2, "threads"),
+        (&["-ub", "0"], 2, "at least 1"),
+        (&["-p", "0"], 2, "at least 1"),
+        // Accelerators that are not there.
+        (&["--gpu", "voodoo 2"], 2, "not known here"),
+        (&["--gpu", ""], 2, "not known here"),
+        (&["--gpu", "vram=8G"], 2, "bandwidth"),
+        (&["--gpu", "vram=8G,bandwidth=0"], 2, "bandwidth"),
+        (&["--gpu", "vram=0,bandwidth=1G"], 2, "vram"),
+        (&["--vram", "4G"], 2, "no accelerator"),
+        (&["-ngl", "5"], 2, "no accelerator"),
+        (&["-dev", "CUDA7"], 2, "only the CPU is there"),
+        (&["--cpu", "--gpu", "rtx 4060"], 2, "--cpu says"),
+        (&["--cpu", "-ngl", "3"], 2, "leave"),
+        (&["-dev", "none", "--gpu", "rtx 4060"], 2, "--device"),
+        // Flags that are no numbers, or out of reach.
+        (&["-ngl", "many"], 2, "whole number"),
+        (&["-ngl", "-1"], 2, "whole number"),
+        (&["--n-cpu-moe", "-3"], 2, "whole number"),
+        // Tensors.
+        (&["-ot", "exps=CUDA0"], 2, "no accelerator"),
+        (&["-ot", "exps=TPU"], 2, "no device"),
+        (&["-ot", "blk.(=CPU"], 2, "no regular expression"),
+        (&["-ot", "exps"], 2, "REGEX=DEV"),
+        (&["-ot", "=CPU"], 2, "before the ="),
+        (&["-ot", "no_such_tensor=CPU"], 2, "names no tensor"),
+        (&["-ot", "exps=CPU", "-ot", "exps=CPU"], 2, "named before"),
+        (&["-ot", "attn_q=DISK"], 2, "only experts"),
+        (&["-ot", "exps=DISK"], 2, "kept by use"),
+        // Questions about what is not there.
+        (&["--explain", "99.0"], 2, "layers 0 to"),
+        (&["--explain", "0.99"], 2, "experts 0 to"),
+        (&["--explain", "first"], 2, "--explain"),
+        (&["--picture", "map.png"], 2, "svg"),
+        (&["--picture", "no/such/folder/map.svg"], 2, "cannot be written"),
+        // What is no model.
+        (&["-m", "text.gguf"], 5, "expected GGUF"),
+        (&["-m", "no-such-folder"], 2, "no-such-folder"),
+        (&["--profile", "text.gguf", "--strict"], 2, "is no JSON"),
+        (&["--n-cpu-moe", "999", "--strict"], 2, "--strict"),
+    ];
+    for (flags, code, words) in refused {
+        let outcome = plan(&home, flags);
+        assert_eq!(outcome.code, *code, "{flags:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(words), "{flags:?}, {words:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn what_makes_sense_is_planned_and_said() {
+    let home = Home::new();
+    for flags in [
+        &["--ram", "64T"] as &[&str],
+        &["-c", "0"],
+        &["-d", "999999"],
+        &["-p", "1"],
+        &["-dev", "cpu"],
+        &["--cpu"],
+        &["--cpu-moe"],
+        &["-ot", "exps=CPU"],
+        &["-ngl", "0"],
+    ] {
+        assert_eq!(plan(&home, flags).code, 0, "{flags:?}");
+    }
+    for flags in [
+        &["-ngl", "999"] as &[&str],
+        &["-ngl", "0"],
+        &["-ngl", "99", "--cpu-moe"],
+        &["--vram", "600M"],
+        &["-ot", "blk\\.0\\..*_exps=CUDA0"],
+        &["-ot", "exps=DISK"],
+        &["--cpu-moe", "-ot", "attn=CUDA0,ffn_gate_inp=CUDA0,ffn_norm=CUDA0"],
+    ] {
+        assert_eq!(hybrid(&home, flags).code, 0, "{flags:?}");
+    }
+    let clamped = hybrid(&home, &["--n-cpu-moe", "999"]);
+    assert!(clamped.code == 0 && clamped.stderr.contains("999"), "{clamped:?}");
+}
+
+#[test]
+fn constraints_are_kept_and_contradictions_are_named() {
+    let home = Home::new();
+    let layers = |flags: &[&str]| {
+        let outcome = home.run(&[&["plan", "--json", "--disk", "1G"], &GPU as &[&str], flags].concat());
+        assert_eq!(outcome.code, 0, "{flags:?}: {outcome:?}");
+        let value: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+        value["layers"].as_array().expect("a list").clone()
+    };
+    let all =
+        layers(&[])[0]["experts_in_memory"].as_u64().unwrap() + layers(&[])[0]["experts_on_gpu"].as_u64().unwrap();
+    for layer in layers(&["-ngl", "99", "--cpu-moe"]) {
+        assert!(layer["attention_on_gpu"] == true && layer["experts_on_gpu"] == 0, "{layer}");
+    }
+    let some = layers(&["-ot", "blk\\.[02]\\.ffn_(gate|up|down)_exps=CUDA0", "-ot", "exps=CPU", "-ot", "attn=CPU"]);
+    for (l, layer) in some.iter().enumerate() {
+        let there = if l == 0 || l == 2 { all } else { 0 };
+        assert!(layer["experts_on_gpu"] == there && layer["attention_on_gpu"] == false, "{layer}");
+    }
+    for layer in layers(&["-ot", "exps=DISK"]) {
+        assert_eq!(layer["experts_on_disk"], all, "{layer}");
+    }
+    // Half of an expert on the accelerator: refused, not halved.
+    let torn = hybrid(&home, &["-ot", "ffn_gate_exps=CUDA0", "-ot", "exps=CPU"]);
+    assert!(torn.code == 2 && torn.stderr.contains("lie together"), "{torn:?}");
+    let both = hybrid(&home, &["--cpu-moe", "-ot", "exps=CUDA0"]);
+    assert!(both.code == 2 && both.stderr.contains("leave one out"), "{both:?}");
+    let partly = hybrid(&home, &["--cpu-moe", "--n-cpu-moe", "1"]);
+    assert!(partly.code == 2 && partly.stderr.contains("only some"), "{partly:?}");
+    let small = hybrid(&home, &["-ngl", "99", "--vram", "512M"]);
+    assert!(small.code == 3 && small.stderr.contains("fits"), "{small:?}");
+}
