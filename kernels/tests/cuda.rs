@@ -4,7 +4,7 @@ mod cases;
 mod emulated;
 
 use cases::{Kind, Matrix, Random, assert_same};
-use emulated::{Buffer, emulator, launch};
+use emulated::{Buffer, Machine, launch, machine, say};
 use kernels::attend::{Buffer as Kept, KvFormat, KvHead, Queries, Ring, Scratch, Span};
 use kernels::cuda::{self, Asked, Attend, Cache, DownForm, ExpertShape, Inner, Rounded, Vectors};
 use kernels::{Activations, Columns, Format, Isa, Layout, Order, Pick, Rows, Tiles};
@@ -37,10 +37,10 @@ impl Given {
     }
 
     /// Codes and scales against the host's, numbers that are none being all alike.
-    fn assert_rounded(&mut self, x: &Activations, what: &str) {
+    fn assert_rounded(&self, x: &Activations, what: &str) {
         let (t, width) = (self.t, self.width);
         let at = Rounded::at(0, t, width);
-        let bytes = self.rounded.bytes();
+        let bytes = self.rounded.read();
         for v in 0..t {
             for i in 0..width {
                 assert_eq!(bytes[v * width + i] as i8, x.code(v, i), "{what}: code {i} of vector {v}");
@@ -59,7 +59,9 @@ impl Given {
 
 #[test]
 fn rounding() {
-    let Some(emulate) = emulator() else { return };
+    if machine().is_none() {
+        return;
+    }
     let mut random = Random::new(1);
     for width in [32, 96, 768, 2560] {
         let mut values = cases::activations(&mut random, 3, width, Kind::Random);
@@ -67,15 +69,17 @@ fn rounding() {
         values[width] = f32::INFINITY;
         values[2 * width..2 * width + 32].fill(2f32.powi(-101));
         values[2 * width + 5] = if width > 96 { 1e30 } else { 0.0 };
-        let mut x = Given::of(&values, 3, width);
-        launch(emulate, &cuda::round(x.vectors()).unwrap());
+        let x = Given::of(&values, 3, width);
+        launch(&cuda::round(x.vectors()).unwrap());
         x.assert_rounded(&Activations::new(Isa::SCALAR, &values, 3, width), &format!("width {width}"));
     }
 }
 
 #[test]
 fn products_of_every_format_layout_and_width() {
-    let Some(emulate) = emulator() else { return };
+    if machine().is_none() {
+        return;
+    }
     let mut random = Random::new(2);
     for format in FORMATS {
         for (width, rows) in [(32, 1), (96, 33), (512, 5), (544, 70), (800, 3), (2560, 31), (17, 9), (50, 40)] {
@@ -87,18 +91,18 @@ fn products_of_every_format_layout_and_width() {
                 let values = cases::activations(&mut random, t, width, Kind::Random);
                 let x = Given::of(&values, t, width);
                 if width % 32 == 0 {
-                    launch(emulate, &cuda::round(x.vectors()).unwrap());
+                    launch(&cuda::round(x.vectors()).unwrap());
                 }
                 let host = Activations::new(Isa::best(), &values, t, width);
                 let expected = cases::dots(Isa::best(), w.rows(), Pick::All, &host, Order::Lanes);
                 for w in [Some(&w), w.in_lanes().as_ref()].into_iter().flatten() {
                     let bytes = Buffer::of(&w.bytes);
                     let matrix = cuda::Matrix { format, layout: w.layout, at: bytes.address(), rows, width };
-                    let mut out = Buffer::poisoned(t * rows * 4);
+                    let out = Buffer::poisoned(t * rows * 4);
                     let call = cuda::products(matrix, x.vectors(), out.address(), false).unwrap();
-                    launch(emulate, &call);
+                    launch(&call);
                     assert_same(&out.floats(), &expected, || format!("{} [{rows}, {width}] {t}", call.kernel));
-                    launch(emulate, &cuda::products(matrix, x.vectors(), out.address(), true).unwrap());
+                    launch(&cuda::products(matrix, x.vectors(), out.address(), true).unwrap());
                     let twice: Vec<f32> = expected.iter().map(|x| x + x).collect();
                     assert_same(&out.floats(), &twice, || format!("{} added", call.kernel));
                 }
@@ -109,7 +113,9 @@ fn products_of_every_format_layout_and_width() {
 
 #[test]
 fn norms() {
-    let Some(emulate) = emulator() else { return };
+    if machine().is_none() {
+        return;
+    }
     let mut random = Random::new(3);
     for width in [17, 64, 800, 2560] {
         let t = 2;
@@ -119,8 +125,8 @@ fn norms() {
         for (x, out) in values.chunks_exact(width).zip(expected.chunks_exact_mut(width)) {
             kernels::norm::rms_norm(Isa::best(), x, &weight, 1e-6, out);
         }
-        let (x, w, mut out) = (Buffer::of(&values), Buffer::of(&weight), Given::room(t, width));
-        launch(emulate, &cuda::rms_norm(x.address(), w.address(), 1e-6, out.vectors()));
+        let (x, w, out) = (Buffer::of(&values), Buffer::of(&weight), Given::room(t, width));
+        launch(&cuda::rms_norm(x.address(), w.address(), 1e-6, out.vectors()));
         assert_same(&out.plain.floats(), &expected, || format!("width {width}"));
         if width % 32 == 0 {
             out.assert_rounded(&Activations::new(Isa::SCALAR, &expected, t, width), &format!("width {width}"));
@@ -190,7 +196,9 @@ impl Weights {
 
 /// One layer's experts in a slab, some asked for, against the host.
 fn experts(shape: ExpertShape, kind: Kind, asked: &[(usize, &[u32])], t: usize, seed: u64) {
-    let Some(emulate) = emulator() else { return };
+    if machine().is_none() {
+        return;
+    }
     let what = format!("{shape:?}, {kind:?}, {asked:?}");
     let (width, mut random) = (shape.width, Random::new(seed));
     let weights: Vec<Weights> = asked.iter().map(|_| Weights::new(&mut random, &shape, kind)).collect();
@@ -225,7 +233,7 @@ fn experts(shape: ExpertShape, kind: Kind, asked: &[(usize, &[u32])], t: usize, 
 
     let x = Given::of(&values, t, width);
     if width % 32 == 0 {
-        launch(emulate, &cuda::round(x.vectors()).unwrap());
+        launch(&cuda::round(x.vectors()).unwrap());
     }
     let slab = Buffer::of(&slab);
     let lists = [&slots, &starts, &tokens, &of_token, &pairs].map(|list| Buffer::of(list));
@@ -236,11 +244,11 @@ fn experts(shape: ExpertShape, kind: Kind, asked: &[(usize, &[u32])], t: usize, 
     let h = Given::room(tokens.len(), shape.neurons);
     let inner = Inner { plain: h.plain.address(), rounded: h.vectors().rounded };
     let y = Buffer::poisoned(tokens.len() * width * 4);
-    let mut out = Buffer::poisoned(t * width * 4);
-    launch(emulate, &shape.fire(slab.address(), asked, x.vectors(), inner));
-    launch(emulate, &shape.down(slab.address(), asked, inner, y.address()));
+    let out = Buffer::poisoned(t * width * 4);
+    launch(&shape.fire(slab.address(), asked, x.vectors(), inner));
+    launch(&shape.down(slab.address(), asked, inner, y.address()));
     let of = (of_token, pairs, shares.address());
-    launch(emulate, &cuda::gather(y.address(), of, out.address(), (t, width), false));
+    launch(&cuda::gather(y.address(), of, out.address(), (t, width), false));
     assert_same(&out.floats(), &expected, || what.clone());
 }
 
@@ -305,7 +313,9 @@ fn all_fire() {
 
 /// Attention of `tokens` positions from `first` on, over a ring that holds all before them.
 fn attention(format: KvFormat, (kv_heads, group, width): (usize, usize, usize), span: Span, positions: usize) {
-    let Some(emulate) = emulator() else { return };
+    if machine().is_none() {
+        return;
+    }
     let what = format!("{format:?} {kv_heads} x {group} x {width}, {span:?}, room for {positions}");
     let ring = Ring::new(format, width, positions);
     let (heads, end, isa) = (kv_heads * group, span.first + span.tokens, Isa::best());
@@ -317,7 +327,8 @@ fn attention(format: KvFormat, (kv_heads, group, width): (usize, usize, usize), 
 
     let row = kv_heads * width;
     let mut kept: Vec<(Kept, Kept)> = (0..kv_heads).map(|_| (ring.buffer(), ring.buffer())).collect();
-    let (mut keys, mut values) = (Buffer::poisoned(kv_heads * ring.bytes()), Buffer::poisoned(kv_heads * ring.bytes()));
+    let zeros = vec![0u8; kv_heads * ring.bytes()];
+    let (keys, values) = (Buffer::of(&zeros), Buffer::of(&zeros));
     let cache = Cache {
         format,
         kv_heads,
@@ -327,8 +338,6 @@ fn attention(format: KvFormat, (kv_heads, group, width): (usize, usize, usize), 
         values: values.address(),
         head_bytes: ring.bytes(),
     };
-    keys.bytes().fill(0);
-    values.bytes().fill(0);
     // In steps, as prompts come.
     for first in (0..end).step_by(200) {
         let t = 200.min(end - first);
@@ -338,11 +347,11 @@ fn attention(format: KvFormat, (kv_heads, group, width): (usize, usize, usize), 
             ring.store_values(isa, first, &v[rows.clone()][head * width..], row, values);
         }
         let (k, v) = (Buffer::of(&k[rows.clone()]), Buffer::of(&v[rows]));
-        launch(emulate, &cache.keep(k.address(), v.address(), first, t).unwrap());
+        launch(&cache.keep(k.address(), v.address(), first, t).unwrap());
     }
     for (head, (k, v)) in kept.iter().enumerate() {
         let of = head * ring.bytes()..(head + 1) * ring.bytes();
-        assert!(keys.bytes()[of.clone()] == **k && values.bytes()[of] == **v, "{what}: the cache of head {head}");
+        assert!(keys.read()[of.clone()] == **k && values.read()[of] == **v, "{what}: the cache of head {head}");
     }
 
     let mut expected = vec![0f32; span.tokens * heads * width];
@@ -359,9 +368,9 @@ fn attention(format: KvFormat, (kv_heads, group, width): (usize, usize, usize), 
 
     let attend = Attend { cache, span, heads };
     let (q, partial) = (Buffer::of(&q), Buffer::poisoned(attend.partial_len() * 4));
-    let mut out = Given::room(span.tokens, heads * width);
-    launch(emulate, &attend.blocks(q.address(), partial.address()).unwrap());
-    launch(emulate, &cuda::fold(attend, partial.address(), out.vectors()));
+    let out = Given::room(span.tokens, heads * width);
+    launch(&attend.blocks(q.address(), partial.address()).unwrap());
+    launch(&cuda::fold(attend, partial.address(), out.vectors()));
     assert_same(&out.plain.floats(), &expected, || what.clone());
     if width % 32 == 0 {
         out.assert_rounded(&Activations::new(isa, &expected, span.tokens, heads * width), &what);
@@ -382,15 +391,17 @@ fn attention_is_the_hosts() {
 
 #[test]
 fn rotation_is_the_hosts() {
-    let Some(emulate) = emulator() else { return };
+    if machine().is_none() {
+        return;
+    }
     let (t, heads, half) = (3, 5, 24);
     let mut random = Random::new(11);
     let mut values: Vec<f32> = (0..t * heads * 2 * half).map(|_| random.number()).collect();
     let angles = kernels::rope::Rope::new(1.5e6, 2 * half).angles(4090..4090 + t);
     let (mut cos, mut sin) = (vec![], vec![]);
     (0..t).for_each(|i| (cos.extend_from_slice(angles.at(i).0), sin.extend_from_slice(angles.at(i).1)).0);
-    let (mut turned, cos, sin) = (Buffer::of(&values), Buffer::of(&cos), Buffer::of(&sin));
-    launch(emulate, &cuda::rotate(turned.address(), cos.address(), sin.address(), (t, heads, half)));
+    let (turned, cos, sin) = (Buffer::of(&values), Buffer::of(&cos), Buffer::of(&sin));
+    launch(&cuda::rotate(turned.address(), cos.address(), sin.address(), (t, heads, half)));
     for (i, heads) in values.chunks_exact_mut(heads * 2 * half).enumerate() {
         kernels::rope::rotate(Isa::best(), heads, angles.at(i).0, angles.at(i).1);
     }
@@ -415,4 +426,82 @@ fn what_has_no_kernel_is_refused_by_name() {
     assert!(cache.keep(0, 0, 0, 1).unwrap_err().to_string().contains("q8_0"));
     let rows: Rows = Rows::new(Format::F32, Layout::File, 4, &[0; 16]).unwrap();
     assert_eq!(rows.len(), 1);
+}
+
+/// Not a test: the time of one layer's experts on a device, beside what its memory gives to a copy. `scripts/gpu_check`
+/// asks for it.
+#[test]
+#[ignore = "measures a device: scripts/gpu_check"]
+fn speed_of_a_layer() {
+    let Some(Machine::Device(driver)) = machine() else {
+        return say("NOT RUN: no device (THERMOCLINE_PTX)");
+    };
+    let room = 1 << 30;
+    let (from, to) = (Buffer::poisoned(room), Buffer::poisoned(room));
+    driver.copy(to.address(), from.address(), room);
+    let copy = driver.timed(|| (0..10).for_each(|_| driver.copy(to.address(), from.address(), room))) / 10.0;
+    let ceiling = 2.0 * room as f64 / copy / 1e3; // GB/s, read and written
+    drop((from, to));
+    println!("{}: a copy moves {ceiling:.0} GB/s", driver.name);
+    println!("| shape | experts | firing | us | GB/s | of a copy |\n|---|---:|---:|---:|---:|---:|");
+    for (name, width, experts, active) in [("21b", 2560, 64, 6), ("4b", 1536, 32, 4)] {
+        for firing in [1.0f32, 0.4] {
+            one_layer(driver, name, (width, experts, active), firing, ceiling);
+        }
+    }
+}
+
+/// Experts by turns over a slab far larger than the caches of a device.
+fn one_layer(
+    driver: &emulated::Driver,
+    name: &str,
+    (width, count, active): (usize, usize, usize),
+    firing: f32,
+    ceiling: f64,
+) {
+    let tiles = (Format::Q4_0, DownForm::Tiles);
+    let shape = ExpertShape::in_order(width, 768, (Format::Q4_0, Layout::Lanes), tiles).unwrap();
+    let mut random = Random::new(12);
+    // Gates are ones of either sign; activations are all ones, so a sign decides about firing.
+    let one = |random: &mut Random| {
+        let mut weights = Weights::new(random, &shape, Kind::Random);
+        let row = weights.gate.bytes.len() / shape.neurons;
+        for row in weights.gate.bytes.chunks_exact_mut(row) {
+            let code = if (random.below(1000) as f32) < firing * 1000.0 { 0x99 } else { 0x77 };
+            for block in row.as_chunks_mut::<18>().0 {
+                block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+                block[2..].fill(code);
+            }
+        }
+        weights.slot(&shape)
+    };
+    let slab = Buffer::of(&(0..count).flat_map(|_| one(&mut random)).collect::<Vec<u8>>());
+    let x = Given::of(&vec![1f32; width], 1, width);
+    launch(&cuda::round(x.vectors()).unwrap());
+    let (h, y) = (Given::room(active, shape.neurons), Buffer::poisoned(active * width * 4));
+    let out = Buffer::poisoned(width * 4);
+    let steps = count / active;
+    let slots: Vec<Buffer> =
+        (0..steps).map(|s| Buffer::of(&(0..active).map(|e| (s * active + e) as u32).collect::<Vec<_>>())).collect();
+    let zeros = Buffer::of(&vec![0u32; active]);
+    let ascending = Buffer::of(&(0..=active as u32).collect::<Vec<_>>());
+    let (whole, shares) = (Buffer::of(&[0, active as u32]), Buffer::of(&vec![1f32; active]));
+    let inner = Inner { plain: h.plain.address(), rounded: h.vectors().rounded };
+    let step = |s: usize| {
+        let slots = slots[s % steps].address();
+        let asked = Asked { groups: active, most: 1, slots, starts: ascending.address(), tokens: zeros.address() };
+        driver.launch(&shape.fire(slab.address(), asked, x.vectors(), inner));
+        driver.launch(&shape.down(slab.address(), asked, inner, y.address()));
+        let of = (whole.address(), ascending.address(), shares.address());
+        driver.launch(&cuda::gather(y.address(), of, out.address(), (1, width), false));
+    };
+    (0..steps).for_each(&step);
+    driver.wait();
+    let turns = 500;
+    let us = driver.timed(|| (0..turns).for_each(&step)) / turns as f64;
+    let fired = h.plain.floats().iter().filter(|h| **h != 0.0).count() as f64 / (active * shape.neurons) as f64;
+    let bytes = active as f64 * shape.gate_bytes().unwrap() as f64 * (1.0 + 2.0 * fired);
+    let speed = bytes / us / 1e3;
+    let percent = 100.0 * speed / ceiling;
+    println!("| {name} | {active} of {count} | {:.0} % | {us:.1} | {speed:.0} | {percent:.0} % |", 100.0 * fired);
 }

@@ -1,156 +1,92 @@
-//! The sources of `kernels/cuda`, compiled for the host and launched as a driver would (`kernels/cuda/emulate`), over
-//! buffers that begin as NaN and end at a page nobody may touch.
+//! Where the kernels of `kernels/cuda` run in this suite: their sources, compiled for the host (`kernels/cuda/emulate`), or
+//! an NVIDIA device where `THERMOCLINE_PTX` names a folder with what nvcc made of them (`scripts/gpu_check`).
+//!
+//! Buffers begin as NaN. Emulated, they end at a page nobody may touch; on a device the bytes around them are watched.
 #![allow(dead_code)]
 
-use kernels::cuda::{Argument, Launch};
-use std::ffi::{CString, c_char, c_int, c_void};
+mod driver;
+mod host;
+
+pub use driver::Driver;
+use kernels::cuda::Launch;
 use std::io::Write as _;
-use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
 use thermocline_kernels as kernels;
 
-type Emulate = unsafe extern "C" fn(*const c_char, *const u32, *const u32, *mut *mut c_void) -> c_int;
-
-/// The emulator; `None`, said aloud, where there is no C++ compiler. `CXX` names one.
-pub fn emulator() -> Option<Emulate> {
-    static LOADED: OnceLock<Option<usize>> = OnceLock::new();
-    let address = LOADED.get_or_init(|| {
-        let compiler = std::env::var("CXX").unwrap_or("c++".into());
-        if Command::new(&compiler).arg("--version").output().is_err() {
-            // Past the test harness, which would keep it to itself.
-            let _ =
-                writeln!(std::io::stderr(), "NOT RUN: the kernels for CUDA, for want of a C++ compiler ({compiler})");
-            return None;
-        }
-        Some(load(&compile(&compiler)))
-    });
-    // SAFETY: the address is that of `emulate` in a library that stays loaded.
-    address.map(|address| unsafe { std::mem::transmute::<usize, Emulate>(address) })
+pub enum Machine {
+    Emulated(host::Emulate),
+    Device(Driver),
 }
 
-fn compile(compiler: &str) -> CString {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/emulate/emulate.cpp");
-    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("emulated-{}.so", std::process::id()));
-    let mut command = Command::new(compiler);
-    // Nothing fused that is not written so, as nvcc is told.
-    command.args(["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-w"]);
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("fma") {
-        command.arg("-mfma");
-    }
-    let status = command.arg("-o").arg(&library).arg(&source).status().expect("the compiler answered before");
-    assert!(status.success(), "{command:?}: {status}");
-    CString::new(library.to_str().expect("a path of ours is text")).expect("and has no zeros")
-}
-
-fn load(library: &CString) -> usize {
-    // SAFETY: both names end with a zero; the library is our own and has no initialisers.
-    let found = unsafe {
-        let handle = libc::dlopen(library.as_ptr(), libc::RTLD_NOW);
-        assert!(!handle.is_null(), "{library:?} does not load");
-        libc::dlsym(handle, c"emulate".as_ptr())
+/// `None`, said aloud, where there is neither a device to use nor a C++ compiler. `CXX` names one.
+pub fn machine() -> Option<&'static Machine> {
+    static MACHINE: OnceLock<Option<Machine>> = OnceLock::new();
+    let open = || match std::env::var_os("THERMOCLINE_PTX") {
+        Some(folder) => Some(Machine::Device(Driver::open(folder.as_ref()))),
+        None => host::emulator().map(Machine::Emulated),
     };
-    assert!(!found.is_null(), "no `emulate` in {library:?}");
-    // It stays loaded; the file is needed no more.
-    let _ = std::fs::remove_file(library.to_str().expect("it was text"));
-    found as usize
+    let machine = MACHINE.get_or_init(open).as_ref();
+    if let Some(Machine::Device(driver)) = machine {
+        driver.bind();
+    }
+    machine
 }
 
-/// Launches it, or panics where there is no such kernel.
-pub fn launch(emulate: Emulate, launch: &Launch) {
-    let mut words: Vec<u64> = launch
-        .arguments
-        .iter()
-        .map(|argument| match *argument {
-            Argument::Address(a) | Argument::Long(a) => a,
-            Argument::Word(w) => u64::from(w),
-            Argument::Float(f) => u64::from(f.to_bits()),
-        })
-        .collect();
-    let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|w| std::ptr::from_mut(w).cast()).collect();
-    let name = CString::new(launch.kernel.as_str()).expect("names have no zeros");
-    let threads = [launch.threads, 1, 1];
-    // SAFETY: the arguments are as many and as wide as the kernel's (little-endian), and the buffers behind addresses are
-    // the test's, which is what is tested.
-    let status = unsafe { emulate(name.as_ptr(), launch.grid.as_ptr(), threads.as_ptr(), pointers.as_mut_ptr()) };
-    assert_eq!(status, 0, "no kernel {}", launch.kernel);
+/// Past the test harness, which would keep it to itself.
+pub fn say(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "{sentence}");
 }
 
-/// Memory of a device: poisoned, its end (but for alignment) at a forbidden page, bytes around it watched.
-pub struct Buffer {
-    map: *mut u8,
-    mapped: usize,
-    /// Where the bytes begin and how many they are.
-    at: usize,
-    len: usize,
+/// Launches it and waits, or panics where there is no such kernel.
+pub fn launch(launch: &Launch) {
+    match machine().expect("whoever launches has asked before") {
+        Machine::Emulated(emulate) => host::launch(*emulate, launch),
+        Machine::Device(driver) => {
+            driver.launch(launch);
+            driver.wait();
+        }
+    }
 }
 
-const PAGE: usize = 4096;
-const WATCHED: u8 = 0xa5;
+/// Memory of the machine: poisoned, and nothing around it may change.
+pub enum Buffer {
+    Host(host::Guarded),
+    Device(driver::Watched),
+}
 
 impl Buffer {
     /// Bytes that are not a number, whatever they are read as.
     pub fn poisoned(len: usize) -> Buffer {
-        let room = len.next_multiple_of(16);
-        let mapped = room.next_multiple_of(PAGE) + 2 * PAGE;
-        // SAFETY: a fresh private map; its last page is closed before anyone has its address.
-        let map = unsafe {
-            let map = libc::mmap(
-                std::ptr::null_mut(),
-                mapped,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            );
-            assert_ne!(map, libc::MAP_FAILED, "no memory for {len} bytes");
-            assert_eq!(libc::mprotect(map.cast::<u8>().add(mapped - PAGE).cast(), PAGE, libc::PROT_NONE), 0);
-            map.cast::<u8>()
-        };
-        let mut buffer = Buffer { map, mapped, at: mapped - PAGE - room, len };
-        buffer.open().fill(WATCHED);
-        buffer.bytes().fill(0xff);
-        buffer
+        Buffer::of_bytes(&vec![0xff; len])
     }
 
     pub fn of<T: Copy>(values: &[T]) -> Buffer {
-        let mut buffer = Buffer::poisoned(size_of_val(values));
         // SAFETY: plain numbers are bytes.
-        buffer
-            .bytes()
-            .copy_from_slice(unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) });
-        buffer
+        Buffer::of_bytes(unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) })
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Buffer {
+        match machine().expect("whoever takes memory has asked before") {
+            Machine::Emulated(_) => Buffer::Host(host::Guarded::of(bytes)),
+            Machine::Device(driver) => Buffer::Device(driver::Watched::of(driver, bytes)),
+        }
     }
 
     pub fn address(&self) -> u64 {
-        self.map as u64 + self.at as u64
-    }
-
-    pub fn bytes(&mut self) -> &mut [u8] {
-        let (at, len) = (self.at, self.len);
-        &mut self.open()[at..at + len]
-    }
-
-    pub fn floats(&mut self) -> Vec<f32> {
-        self.bytes().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-    }
-
-    /// All but the closed page.
-    fn open(&mut self) -> &mut [u8] {
-        // SAFETY: within the map, borrowed with it.
-        unsafe { std::slice::from_raw_parts_mut(self.map, self.mapped - PAGE) }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let (at, end) = (self.at, self.at + self.len);
-        let touched = self.open().iter().enumerate().position(|(i, b)| (i < at || i >= end) && *b != WATCHED);
-        // SAFETY: the map is this buffer's alone.
-        unsafe { libc::munmap(self.map.cast(), self.mapped) };
-        if !std::thread::panicking() {
-            assert_eq!(touched, None, "a byte outside {at}..{end} was written");
+        match self {
+            Buffer::Host(guarded) => guarded.address(),
+            Buffer::Device(watched) => watched.address(),
         }
+    }
+
+    pub fn read(&self) -> Vec<u8> {
+        match self {
+            Buffer::Host(guarded) => guarded.read(),
+            Buffer::Device(watched) => watched.read(),
+        }
+    }
+
+    pub fn floats(&self) -> Vec<f32> {
+        self.read().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 }
