@@ -6,6 +6,13 @@
 //! has them. The stand-in is the processor behind the same door: it decodes weights each time they are used and computes
 //! row by row, so that the cut of a prompt into steps changes no bit.
 
+// Kernels of our own for a kind of device, or nothing in their place.
+#[cfg(feature = "cuda")]
+#[path = "cuda.rs"]
+mod own;
+#[cfg(not(feature = "cuda"))]
+#[path = "none.rs"]
+mod own;
 mod ring;
 mod slab;
 #[cfg(test)]
@@ -81,6 +88,8 @@ impl Counter {
 pub struct Accelerator {
     name: DeviceName,
     device: Device,
+    /// Kernels of our own, where there are any for this device: candle's operations otherwise.
+    own: Option<own::Own>,
     /// Weights are decoded each time they are used and rows are computed one at a time: the stand-in's way.
     plodding: bool,
     /// Most bytes that may be held, where there is a bound.
@@ -112,7 +121,8 @@ impl Accelerator {
 
     fn of(name: DeviceName, device: Device, plodding: bool, most: Option<u64>) -> Arc<Accelerator> {
         let (held, peak) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Accelerator { name, device, plodding, most, held, peak, crossings: Default::default() })
+        let own = own::Own::of(&device);
+        Arc::new(Accelerator { name, device, own, plodding, most, held, peak, crossings: Default::default() })
     }
 
     pub fn name(&self) -> DeviceName {
@@ -191,12 +201,18 @@ impl Accelerator {
 
     /// RMSNorm of each row of `x` `[t, width]` (specification 3.1, step 2.2); `weight` is `[width]`.
     pub fn norm(&self, x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
+        if let Some(own) = &self.own {
+            return own.norm(x, weight, epsilon);
+        }
         Ok(candle_nn::ops::rms_norm(&x.contiguous()?, weight, epsilon)?)
     }
 
     /// Rotates each head of `x` `[t, heads * head_width]` (half-split) by the angles of its row: `cos`, `sin`
     /// `[t, head_width / 2]`.
     pub fn rotate(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        if let Some(own) = &self.own {
+            return own.rotate(x, cos, sin);
+        }
         let ((t, width), head_width) = (x.dims2()?, 2 * cos.dim(1)?);
         let heads = x.reshape((1, t, width / head_width, head_width))?.transpose(1, 2)?.contiguous()?;
         let turned = candle_nn::rotary_emb::rope(&heads, cos, sin)?;

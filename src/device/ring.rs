@@ -1,5 +1,6 @@
 //! One layer's keys and values on an accelerator, and attention over them.
 
+use super::own;
 use super::{Accelerator, Hold, What};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
@@ -19,6 +20,8 @@ pub struct Ring {
     types: [DType; 2],
     /// `[heads, capacity, head_width]`: keys, values.
     store: Option<([Tensor; 2], Hold)>,
+    /// The same as kernels of our own keep it: in whole blocks of positions.
+    own: Option<(own::Kept, Hold)>,
 }
 
 impl Ring {
@@ -31,7 +34,7 @@ impl Ring {
         exact: [bool; 2],
     ) -> Ring {
         let types = exact.map(|exact| if exact { DType::F32 } else { DType::F16 });
-        Ring { accelerator: accelerator.clone(), window, capacity, heads, head_width, types, store: None }
+        Ring { accelerator: accelerator.clone(), window, capacity, heads, head_width, types, store: None, own: None }
     }
 
     pub fn capacity(&self) -> usize {
@@ -40,7 +43,11 @@ impl Ring {
 
     /// Bytes of it, once it is written to.
     pub fn bytes(&self) -> u64 {
-        (self.capacity * self.position_bytes()) as u64
+        let capacity = match self.accelerator.own {
+            Some(_) => self.capacity.next_multiple_of(kernels::attend::BLOCK), // how kernels of our own keep it
+            None => self.capacity,
+        };
+        (capacity * self.position_bytes()) as u64
     }
 
     /// Bytes of one position.
@@ -52,6 +59,11 @@ impl Ring {
     pub fn store(&mut self, first: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         let count = keys.dim(0)?;
         assert!(count <= self.capacity, "a step fits in the ring");
+        if self.keeps()?
+            && let (Some(own), Some((kept, _))) = (&self.accelerator.own, &mut self.own)
+        {
+            return own.keep(kept, first, keys, values);
+        }
         let (heads, head_width, types, capacity) = (self.heads, self.head_width, self.types, self.capacity);
         let kept = self.kept()?;
         for ((kept, new), dtype) in kept.iter().zip([keys, values]).zip(types) {
@@ -64,6 +76,20 @@ impl Ring {
             }
         }
         Ok(())
+    }
+
+    /// Takes memory for kernels of our own, where there are any for such a cache; whether there are.
+    fn keeps(&mut self) -> Result<bool> {
+        let Some(own) = self.accelerator.own.as_ref().filter(|_| self.types[0] == self.types[1]) else {
+            return Ok(false);
+        };
+        if self.own.is_none() && self.store.is_none() {
+            let capacity = self.capacity.next_multiple_of(kernels::attend::BLOCK);
+            let hold = self.accelerator.hold(self.bytes())?;
+            let cache = own.cache(self.types[0] == DType::F32, capacity, (self.heads, self.head_width))?;
+            self.own = cache.map(|cache| (cache, hold));
+        }
+        Ok(self.own.is_some())
     }
 
     fn kept(&mut self) -> Result<&[Tensor; 2]> {
@@ -79,6 +105,9 @@ impl Ring {
     /// Each query of `q` `[n, query_heads * head_width]`, at the positions from `first` on, over what it sees: as wide as
     /// `q`. Their keys and values are kept already.
     pub fn attend(&self, q: &Tensor, first: usize) -> Result<Tensor> {
+        if let (Some(own), Some((kept, _))) = (&self.accelerator.own, &self.own) {
+            return own.attend(kept, q, first, self.window);
+        }
         let n = q.dim(0)?;
         if !self.accelerator.plodding {
             return self.attend_together(q, first);
@@ -136,6 +165,17 @@ impl Ring {
 
     /// Becomes a copy of `from`, a ring of the same shape, of which only the first `slots` were ever written.
     pub fn copy(&mut self, from: &Ring, slots: usize) -> Result<()> {
+        if let Some((other, _)) = &from.own {
+            // Theirs is longer and wraps later, so a full one is copied whole.
+            let slots = if slots < self.capacity { slots } else { usize::MAX };
+            if slots > 0
+                && self.keeps()?
+                && let (Some(own), Some((kept, _))) = (&self.accelerator.own, &mut self.own)
+            {
+                own.copy(kept, other, slots)?;
+            }
+            return Ok(());
+        }
         let slots = slots.min(self.capacity);
         let Some((others, _)) = from.store.as_ref().filter(|_| slots > 0) else { return Ok(()) };
         for (kept, other) in self.kept()?.iter().zip(others) {

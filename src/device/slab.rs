@@ -1,6 +1,7 @@
 //! Experts on an accelerator: equal slots, each of which can be overwritten, and the mathematics of those that were
 //! chosen.
 
+use super::own;
 use super::{Accelerator, Hold, Weight, What};
 use crate::checkpoint::{DownOrder, Kind};
 use crate::error::Result;
@@ -44,6 +45,8 @@ pub struct Chosen<'a> {
 pub struct Slab {
     accelerator: Arc<Accelerator>,
     slots: Vec<RwLock<Option<[Weight; 3]>>>,
+    /// The same in one piece, where the device has kernels of ours.
+    own: Option<own::Slots>,
     slot_bytes: usize,
     _hold: Hold,
 }
@@ -52,8 +55,9 @@ impl Slab {
     /// Takes the memory of all slots at once.
     pub fn new(accelerator: &Arc<Accelerator>, slots: usize, slot_bytes: usize) -> Result<Slab> {
         let hold = accelerator.hold((slots * slot_bytes) as u64)?;
+        let own = accelerator.own.as_ref().map(|own| own.slots(slots, slot_bytes)).transpose()?;
         let slots = (0..slots).map(|_| RwLock::new(None)).collect();
-        Ok(Slab { accelerator: accelerator.clone(), slots, slot_bytes, _hold: hold })
+        Ok(Slab { accelerator: accelerator.clone(), slots, own, slot_bytes, _hold: hold })
     }
 
     pub fn accelerator(&self) -> &Arc<Accelerator> {
@@ -69,6 +73,10 @@ impl Slab {
     pub fn write(&self, slot: usize, laid: &Laid, matrices: [&[u8]; 3]) -> Result<()> {
         assert!(laid.bytes() <= self.slot_bytes, "an expert fits in its slot");
         let accelerator = &self.accelerator;
+        if let (Some(own), Some(slots)) = (&accelerator.own, &self.own) {
+            accelerator.brought(What::Weights, matrices.iter().map(|m| m.len() as u64).sum());
+            return own.write(slots, slot, laid, matrices);
+        }
         let [gate, up, down] = matrices;
         let matrices = [
             Weight::in_slot(accelerator, &laid.gate, DownOrder::ByOutput, gate)?,
@@ -82,6 +90,11 @@ impl Slab {
     /// `x` `[t, width]` -> the weighted sum of each row's experts among `chosen`, `[t, width]`, added in the order given
     /// (specification 3.1, step 2.10). Panics for a slot that was never written.
     pub fn experts(&self, chosen: &[Chosen<'_>], x: &Tensor) -> Result<Tensor> {
+        if let (Some(own), Some(slots)) = (&self.accelerator.own, &self.own) {
+            let pairs: usize = chosen.iter().map(|c| c.tokens.len()).sum();
+            self.accelerator.brought(What::Choice, 12 * pairs as u64); // token, place and weight of each
+            return own.experts(slots, chosen, x);
+        }
         let mut y = x.zeros_like()?;
         for chosen in chosen {
             let slot = self.slots[chosen.slot].read().unwrap_or_else(PoisonError::into_inner);

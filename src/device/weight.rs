@@ -1,5 +1,6 @@
 //! One matrix on an accelerator.
 
+use super::own;
 use super::{Accelerator, Hold, What};
 use crate::checkpoint::{DownOrder, Kind, Stored};
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ enum Lies {
     /// `[rows, width]`.
     Floats(Tensor),
     Quantised(QMatMul),
+    /// For kernels of our own.
+    Own(own::Matrix),
 }
 
 impl Weight {
@@ -44,11 +47,17 @@ impl Weight {
     pub fn in_slot(accelerator: &Arc<Accelerator>, kind: &Kind, order: DownOrder, bytes: &[u8]) -> Result<Weight> {
         let by_input = order == DownOrder::ByNeuron;
         let Kind { format, form, rows, width } = *kind;
-        let blocks = Stored { format, form, rows, width, bytes }.file_rows(0..rows);
-        let lies = if accelerator.plodding {
-            Lies::Blocks(format, blocks.into_owned())
+        let blocks = || Stored { format, form, rows, width, bytes }.file_rows(0..rows);
+        let own = match &accelerator.own {
+            Some(own) if !by_input => own.matrix(kind, bytes)?,
+            _ => None,
+        };
+        let lies = if let Some(matrix) = own {
+            Lies::Own(matrix)
+        } else if accelerator.plodding {
+            Lies::Blocks(format, blocks().into_owned())
         } else if format.is_float() {
-            Lies::Floats(floats(accelerator, kind, &blocks)?)
+            Lies::Floats(floats(accelerator, kind, &blocks())?)
         } else if by_input {
             return Err(Error::Usage(format!(
                 "{}: experts whose down matrix lies by neuron in {format} are not computed there: leave them to the \
@@ -56,7 +65,7 @@ impl Weight {
                 accelerator.name()
             )));
         } else {
-            Lies::Quantised(quantised(accelerator, kind, blocks)?)
+            Lies::Quantised(quantised(accelerator, kind, blocks())?)
         };
         accelerator.brought(What::Weights, bytes.len() as u64);
         Ok(Weight { accelerator: accelerator.clone(), lies, rows, width, by_input, _hold: None })
@@ -72,6 +81,10 @@ impl Weight {
         let decoded;
         let floats = match &self.lies {
             Lies::Quantised(matrix) => return Ok(matrix.forward(&x.contiguous()?)?),
+            Lies::Own(matrix) => {
+                let own = self.accelerator.own.as_ref().expect("its matrices come from it");
+                return own.product(matrix, x);
+            }
             Lies::Floats(floats) => floats,
             Lies::Blocks(format, blocks) => {
                 let mut weights = vec![0f32; self.rows * self.width];
