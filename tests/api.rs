@@ -297,6 +297,31 @@ fn figures_can_be_watched_and_logs_hold_no_words() {
     assert!(log.contains("9 written") && !log.contains("plover") && !log.contains("xyzzy"), "{log}");
 }
 
+#[test]
+fn a_log_is_text_or_json_and_holds_prompts_only_when_asked() {
+    let served = serve(&["--log-format", "json", "--log-prompts", "--log-filter", "debug"]);
+    served.chat(&with(ask("xyzzy"), json!({ "max_tokens": 3 })));
+    served.get("/nowhere");
+    served.wait_for("request refused");
+    let log = served.log();
+    let events: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect();
+    let find = |words: &str| {
+        let said = |event: &&Value| event["message"].as_str().is_some_and(|message| message.contains(words));
+        events.iter().find(said).unwrap_or_else(|| panic!("no {words:?} in {log}"))
+    };
+    assert_eq!(find("answer: prompt")["written"], 3);
+    assert!(find("prompt")["text"].as_str().is_some_and(|text| text.contains("xyzzy")), "{log}");
+    assert_eq!((&find("request refused")["status"], &find("request refused")["path"]), (&json!(404), &json!("other")));
+    assert_eq!(find("listening on")["level"], "INFO");
+    let quiet = serve(&["--log-filter", "info,thermocline::serve::worker=error"]);
+    quiet.chat(&with(ask("xyzzy"), json!({ "max_tokens": 3 })));
+    quiet.get("/nowhere");
+    quiet.wait_for("request refused");
+    assert!(!quiet.log().contains("answer:"), "{}", quiet.log());
+    let outcome = program::Home::new().run(&["serve", "--port", "0", "--log-filter", "thermocline=loud"]);
+    assert!(outcome.code == 2 && outcome.stderr.contains("--log-filter"), "{outcome:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_lets_answers_end() {

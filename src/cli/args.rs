@@ -328,6 +328,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "S", env = "THERMOCLINE_TIMEOUT", value_parser = positive, default_value = "600")]
     pub timeout: usize,
     #[command(flatten)]
+    pub log: LogArgs,
+    #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
     pub load: LoadArgs,
@@ -341,6 +343,21 @@ pub struct ServeArgs {
     pub place: PlaceArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+/// What a server says of itself.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Log")]
+pub struct LogArgs {
+    /// How events are written on standard error
+    #[arg(long, value_name = "FORM", env = "THERMOCLINE_LOG_FORMAT", default_value = "text")]
+    pub log_format: super::values::LogFormat,
+    /// Which events are written: a level, or module=level, with commas between (as RUST_LOG) [default: info; debug with -v]
+    #[arg(long, value_name = "FILTER", env = "THERMOCLINE_LOG_FILTER")]
+    pub log_filter: Option<String>,
+    /// Write what people ask into the log too, which otherwise holds figures only
+    #[arg(long, env = "THERMOCLINE_LOG_PROMPTS", value_parser = FalseyValueParser::new())]
+    pub log_prompts: bool,
 }
 
 #[derive(Args, Debug, Clone)]

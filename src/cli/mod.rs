@@ -17,6 +17,7 @@ mod forecast;
 mod hints;
 mod inspect;
 mod interrupt;
+mod log;
 mod logits;
 mod map;
 mod markdown;

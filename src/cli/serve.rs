@@ -5,7 +5,7 @@ use super::interrupt::Interrupts;
 use super::open::{self, Opened};
 use super::profile::Recording;
 use super::terminal::{say, say_note};
-use super::{Done, bundled, device, run};
+use super::{Done, bundled, device, log, run};
 use crate::error::{Error, Result};
 use crate::serve::{Loaded, Server, Settings};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use std::time::Duration;
 const PLACES: usize = 64;
 
 pub fn run(args: ServeArgs) -> Done {
+    log::start(&args.log, args.load.verbose)?;
     let interrupts = Interrupts::watch()?;
     let keys = keys(&args.api_key, args.api_key_file.as_deref())?;
     let server = Server::bind(Settings {
@@ -29,7 +30,7 @@ pub fn run(args: ServeArgs) -> Done {
         timeout: Duration::from_secs(args.timeout as u64),
         sampling: run::sampling(&args.sampling, false),
         seed: run::seed(&args.sampling),
-        say: Box::new(say),
+        log_prompts: args.log.log_prompts,
         keys: keys.clone(),
     })?;
     let address = server.address();

@@ -3,6 +3,7 @@
 use super::{Done, Stop};
 use crate::error::Error;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Bytes for people.
 pub use crate::config::size::shown as bytes;
@@ -46,16 +47,33 @@ pub fn bold(text: &str) -> String {
     paint("1", text)
 }
 
+/// Whether there is a log, which then holds all that is said.
+static LOGGED: AtomicBool = AtomicBool::new(false);
+
+/// From now on what is said goes into the log.
+pub fn say_in_log() {
+    LOGGED.store(true, Relaxed);
+}
+
 /// One line on standard error. That nobody can read it is no reason to stop.
 pub fn say(line: &str) {
+    if LOGGED.load(Relaxed) {
+        return tracing::info!("{line}");
+    }
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 pub fn say_note(note: &str) {
+    if LOGGED.load(Relaxed) {
+        return tracing::warn!("{note}");
+    }
     say(&format!("{} {note}", paint("33", "note:")));
 }
 
 pub fn say_error(e: &Error) {
+    if LOGGED.load(Relaxed) {
+        return tracing::error!("{e}");
+    }
     say(&format!("{} {e}", paint("1;31", "error:")));
 }
 

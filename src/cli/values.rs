@@ -64,6 +64,14 @@ pub enum Output {
     Csv,
 }
 
+/// How a server writes its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    /// An object on each line
+    Json,
+}
+
 /// Most tokens of an answer: a number, or as many as the context holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Predict {

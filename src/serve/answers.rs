@@ -55,6 +55,11 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
     let (inside, model) = (house.clone(), served.clone());
     let reading = tokio::task::spawn_blocking(move || read(&inside, &model, api, &bytes, arrived));
     let ask = reading.await.map_err(|_| Failure::internal("the request could not be read"))??;
+    if house.settings.log_prompts {
+        for prompt in &ask.batch.prompts {
+            tracing::info!(text = served.engine.text().decode(prompt), "prompt");
+        }
+    }
     let jobs = ask.jobs();
     if jobs > house.queue.places() {
         let most = house.queue.places();

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Open without a key: what a page needs before it can ask for one, and what watches over the process.
 const OPEN: &[&str] = &["/", "/health", "/openapi.json"];
@@ -23,6 +24,7 @@ pub async fn door(
     next: Next,
 ) -> Response {
     let _working = busy.begin();
+    let arrived = Instant::now();
     let path = routes::known(request.uri().path());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let method = request.method().clone();
@@ -43,8 +45,10 @@ pub async fn door(
         response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
     }
     house.metrics.request(path, response.status().as_u16());
-    if response.status() != StatusCode::OK {
-        house.say(&format!("{method} {path}: {}", response.status()));
+    let (status, ms) = (response.status().as_u16(), arrived.elapsed().as_millis() as u64);
+    match response.status() {
+        StatusCode::OK => tracing::debug!(%method, path, status, ms, "request"),
+        _ => tracing::info!(%method, path, status, ms, "request refused"),
     }
     response
 }

@@ -35,6 +35,43 @@ pub struct Metrics {
     between: Histogram,
 }
 
+/// Values of one name, each with its labels.
+pub struct Family {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: Kind,
+    /// Labels as they are written between the braces; none: "".
+    pub values: Vec<(String, f64)>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Gauge,
+    Counter,
+}
+
+impl Family {
+    pub fn gauge(name: &'static str, help: &'static str, value: f64) -> Family {
+        Family { name, help, kind: Kind::Gauge, values: vec![(String::new(), value)] }
+    }
+
+    pub fn counter(name: &'static str, help: &'static str, value: f64) -> Family {
+        Family { kind: Kind::Counter, ..Family::gauge(name, help, value) }
+    }
+
+    fn write(&self, out: &mut String) {
+        let kind = match self.kind {
+            Kind::Gauge => "gauge",
+            Kind::Counter => "counter",
+        };
+        head(out, self.name, self.help, kind);
+        for (labels, value) in &self.values {
+            let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+            let _ = writeln!(out, "thermocline_{}{labels} {value}", self.name);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Histogram {
     counts: [AtomicU64; BOUNDS.len() + 1],
@@ -147,8 +184,8 @@ impl Metrics {
         (get(&self.busy), get(&self.waiting))
     }
 
-    /// The whole page; `gauges` are named values from elsewhere.
-    pub fn page(&self, gauges: &[(&str, &str, f64)]) -> String {
+    /// The whole page; `others` are families from elsewhere.
+    pub fn page(&self, others: &[Family]) -> String {
         let mut out = String::new();
         head(&mut out, "requests_total", "Requests answered, by route and status.", "counter");
         for ((route, status), count) in self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -169,18 +206,13 @@ impl Metrics {
             ("decode_seconds_total", "Seconds spent writing answers.", seconds(&self.decode_micros)),
             ("bytes_read_total", "Bytes of weights and cache read for answers.", get(&self.bytes) as f64),
         ];
-        for (name, help, value) in counters {
-            head(&mut out, name, help, "counter");
-            let _ = writeln!(out, "thermocline_{name} {value}");
-        }
+        counters.into_iter().for_each(|(name, help, value)| Family::counter(name, help, value).write(&mut out));
         let own = [
-            ("slots_busy", "Slots with an answer being written.", get(&self.busy) as f64),
-            ("queue_waiting", "Answers that wait for a slot.", get(&self.waiting) as f64),
+            Family::gauge("slots_busy", "Slots with an answer being written.", get(&self.busy) as f64),
+            Family::gauge("queue_waiting", "Answers that wait for a slot.", get(&self.waiting) as f64),
+            Family::gauge("tokens_per_second", "Tokens of all answers, of late.", self.pace().1),
         ];
-        for (name, help, value) in own.iter().chain(gauges) {
-            head(&mut out, name, help, "gauge");
-            let _ = writeln!(out, "thermocline_{name} {value}");
-        }
+        own.iter().chain(others).for_each(|family| family.write(&mut out));
         self.waited.write(&mut out, "queue_seconds", "From a request's arrival to its slot.");
         self.first.write(&mut out, "first_token_seconds", "From a request's arrival to its first token.");
         self.between.write(&mut out, "between_tokens_seconds", "Between the tokens of one answer.");
@@ -199,7 +231,7 @@ mod tests {
             metrics.first_token(Duration::from_millis(millis));
         }
         metrics.request("/health", 200);
-        let page = metrics.page(&[("slots", "Slots.", 4.0)]);
+        let page = metrics.page(&[Family::gauge("slots", "Slots.", 4.0)]);
         for line in [
             "thermocline_first_token_seconds_bucket{le=\"0.001\"} 1",
             "thermocline_first_token_seconds_bucket{le=\"0.025\"} 3",

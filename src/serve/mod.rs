@@ -10,6 +10,7 @@ mod conversation;
 mod door;
 mod failure;
 mod fields;
+mod figures;
 mod form;
 mod line;
 mod look;
@@ -75,8 +76,8 @@ pub struct Settings {
     pub sampling: Sampling,
     /// Of requests that bring none; `None`: a new one each time.
     pub seed: Option<u64>,
-    /// Where a line of the log goes.
-    pub say: Box<dyn Fn(&str) + Send + Sync>,
+    /// Whether the log may hold what people ask.
+    pub log_prompts: bool,
 }
 
 /// The model, once it is there.
@@ -131,12 +132,6 @@ struct Served {
 impl Served {
     fn answers_to(&self, name: &str) -> bool {
         name == self.id || self.aliases.iter().any(|alias| alias == name)
-    }
-}
-
-impl House {
-    fn say(&self, line: &str) {
-        (self.settings.say)(line);
     }
 }
 
@@ -200,7 +195,7 @@ impl Server {
             };
             tokio::select! {
                 served = async { serving.await } => served?,
-                () = too_long => house.say(&format!("answers in progress were cut off after {} s", DRAIN.as_secs())),
+                () = too_long => tracing::warn!("answers in progress were cut off after {} s", DRAIN.as_secs()),
             }
             Ok::<(), Error>(())
         })?;
@@ -237,7 +232,7 @@ fn serve(loaded: Loaded, orders: Receiver<Order>, house: Arc<House>) {
     };
     let ready = format!("ready: {} at http://{}", served.id, house.address);
     let _ = house.served.set(Arc::new(served)); // set once, here
-    house.say(&ready); // who reads it may ask at once
+    tracing::info!("{ready}"); // who reads it may ask at once
     Worker::new(engine, slots, orders, house).work();
 }
 

@@ -1,7 +1,7 @@
 //! Which path leads where, in one list that the document at `/openapi.json` is held against.
 
 use super::failure::Failure;
-use super::{House, answers, door, slots, thermocline, watch, words};
+use super::{House, answers, door, figures, slots, thermocline, watch, words};
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
@@ -58,7 +58,7 @@ fn handler(path: &str) -> MethodRouter<Arc<House>> {
     match path {
         "/" => get(watch::page),
         "/health" => get(watch::health),
-        "/metrics" => get(watch::metrics),
+        "/metrics" => get(figures::metrics),
         "/props" => get(watch::props),
         "/thermocline" => get(thermocline::now),
         "/thermocline/stream" => get(thermocline::stream),

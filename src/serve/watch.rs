@@ -1,9 +1,8 @@
-//! What an operator and a client look at before they ask anything: health, figures, models, settings.
+//! What an operator and a client look at before they ask anything: health, models, settings.
 
 use super::failure::{Failure, Outcome};
 use super::words::model_ready;
 use super::{FINGERPRINT, House, Served};
-use crate::planner::memory;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header;
@@ -42,48 +41,6 @@ pub async fn page() -> impl IntoResponse {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (headers, PAGE.as_str())
-}
-
-pub async fn metrics(State(house): State<Arc<House>>) -> impl IntoResponse {
-    let served = house.served.get();
-    let settings = &house.settings;
-    let mut gauges = vec![
-        ("up", "1 once the model is loaded.", f64::from(u8::from(served.is_some()))),
-        ("slots", "Answers that can be written at a time.", settings.slots as f64),
-        ("queue_places", "Answers that can be written or wait.", house.queue.places() as f64),
-        ("queue_places_taken", "Places taken now.", house.queue.taken() as f64),
-    ];
-    if let Some(held) = memory::held() {
-        gauges.push(("resident_bytes", "Memory this process holds.", held.now() as f64));
-        gauges.push(("resident_peak_bytes", "The most it ever held.", held.peak as f64));
-    }
-    if let Some(served) = served {
-        let engine = &served.engine;
-        gauges.push(("slot_cache_bytes", "Keys and values of one slot.", engine.cache_bytes() as f64));
-        gauges.push(("context_positions", "Tokens a slot can hold.", engine.context() as f64));
-        gauges.push(("ledger_bytes", "What was promised to suffice.", engine.ledger().total() as f64));
-        if let Some(budget) = engine.ledger().budget {
-            gauges.push(("budget_bytes", "What this process may hold.", budget.bytes as f64));
-        }
-        if let Some(accelerator) = engine.accelerator() {
-            let (held, peak) = accelerator.held();
-            gauges.push(("accelerator_bytes", "Weights and caches on the accelerator.", held as f64));
-            gauges.push(("accelerator_peak_bytes", "The most that was held there.", peak as f64));
-        }
-        if let Some(store) = engine.store_stats() {
-            gauges.extend([
-                ("experts_slots", "Experts memory has room for.", store.slots as f64),
-                ("experts_resident", "Experts in memory.", store.resident as f64),
-                ("experts_hits", "Chosen experts that were in memory, since the start.", store.hits as f64),
-                ("experts_misses", "Chosen experts that had to be read, since the start.", store.misses as f64),
-                ("experts_evictions", "Experts let go, since the start.", store.evictions as f64),
-                ("disk_bytes_read", "Bytes of experts read from the disk, since the start.", store.bytes_read as f64),
-                ("disk_wait_seconds", "Seconds answers waited for the disk, since the start.", store.waited),
-            ]);
-        }
-        gauges.push(("wait_seconds", "Seconds compute threads waited for each other.", engine.waited()));
-    }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], house.metrics.page(&gauges))
 }
 
 pub async fn models(State(house): State<Arc<House>>) -> Outcome<Json<Value>> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Tokens of a beginning that are worth waiting for or copying: fewer are computed as fast.
 const WORTH: usize = 16;
@@ -292,12 +292,12 @@ impl Worker {
                     Finish::Interrupted => metrics.cancelled(),
                     _ => metrics.ended(&ended),
                 }
-                self.house.say(&line(&ended, writing.job.arrived.elapsed()));
+                log(&ended, &writing.job);
                 writing.job.say(Event::Ended(ended));
             }
             Err(e) => {
                 metrics.failed();
-                self.house.say(&format!("an answer failed: {e}"));
+                tracing::error!("an answer failed: {e}");
                 writing.job.say(Event::Failed(e));
             }
         }
@@ -306,17 +306,18 @@ impl Worker {
 }
 
 /// What the log says about an answer: figures, never words of it.
-fn line(ended: &Ended, took: Duration) -> String {
+fn log(ended: &Ended, job: &Job) {
     let Ended { finish, stats, .. } = ended;
-    let speed = match stats.step_tokens {
-        0 => String::new(),
-        steps => format!(" at {:.1} tok/s", steps as f64 / stats.decode_seconds),
-    };
-    format!(
-        "answer: prompt {} tokens (and {} from before), {} written{speed}, ended by {finish:?}, {:.2} s",
-        stats.prompt_tokens,
-        stats.reused_tokens,
-        stats.decode_tokens,
-        took.as_secs_f64()
-    )
+    let (prompt, reused, written) = (stats.prompt_tokens, stats.reused_tokens, stats.decode_tokens);
+    let speed = if stats.step_tokens > 0 { stats.step_tokens as f64 / stats.decode_seconds } else { 0.0 };
+    let seconds = job.arrived.elapsed().as_secs_f64();
+    tracing::info!(
+        prompt,
+        reused,
+        written,
+        speed,
+        finish = ?finish,
+        seconds,
+        "answer: prompt {prompt} tokens (and {reused} from before), {written} written at {speed:.1} tok/s"
+    );
 }

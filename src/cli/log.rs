@@ -1,0 +1,26 @@
+//! The log of a server: on standard error, one event a line, as text or as JSON.
+
+use super::args::LogArgs;
+use super::values::LogFormat;
+use crate::error::{Error, Result};
+use tracing_subscriber::EnvFilter;
+
+/// From now on events go to standard error. `verbose` says more where no filter is given.
+///
+/// Errors (usage): a filter that makes no sense.
+pub fn start(args: &LogArgs, verbose: bool) -> Result<()> {
+    let text = args.log_filter.as_deref().unwrap_or(if verbose { "info,thermocline=debug" } else { "info" });
+    let filter = EnvFilter::try_new(text).map_err(|e| {
+        Error::Usage(format!(
+            "--log-filter {text:?}: {e}; expected a level (error, warn, info, debug, trace) or module=level, with commas between"
+        ))
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match args.log_format {
+        LogFormat::Text => log.with_ansi(super::terminal::coloured()).with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+    started.map_err(|e| Error::Runtime(format!("the log cannot be written: {e}")))?;
+    super::terminal::say_in_log();
+    Ok(())
+}
