@@ -3,7 +3,7 @@
 //! Activations are small: a slice is borrowed where it lies, a result moves into its tensor. Nothing is copied.
 
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Host, Share};
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use kernels::Activations;
 
@@ -33,5 +33,5 @@ pub fn tensor(values: Vec<f32>, width: usize) -> Result<Tensor> {
 /// `x` `[t, width]`, rounded for the integer kernels.
 pub fn activations(host: &Host, x: &Tensor) -> Result<Activations> {
     let (t, width) = x.dims2()?;
-    with_slice(x, |values| Activations::new(host.isa, values, t, width))
+    with_slice(x, |values| host.timed(Share::Round, || Activations::new(host.isa, values, t, width)))
 }

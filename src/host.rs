@@ -2,6 +2,7 @@
 //! and of the time that passed.
 
 use crate::pool::Pool;
+use crate::timeline::Timeline;
 use kernels::Isa;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -10,6 +11,8 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
     Embed,
+    /// Rounding activations for the integer kernels.
+    Round,
     Router,
     Norm,
     Qkv,
@@ -20,23 +23,46 @@ pub enum Share {
     Wait,
     Gate,
     Up,
-    /// Rounding and regrouping between an expert's matrices.
+    /// Grouping tokens by expert, counting, and rounding between an expert's matrices.
     Regroup,
     Down,
     /// Adding up the experts.
     Gather,
+    /// Adding what a part gave to the residual stream.
+    Residual,
     Head,
+    /// Choosing a token, and its text.
+    Sample,
 }
 
 impl Share {
-    pub const ALL: [Share; 14] = {
+    pub const ALL: [Share; 17] = {
         use Share::*;
-        [Embed, Router, Norm, Qkv, Rope, Attend, AttentionOut, Wait, Gate, Up, Regroup, Down, Gather, Head]
+        [
+            Embed,
+            Round,
+            Router,
+            Norm,
+            Qkv,
+            Rope,
+            Attend,
+            AttentionOut,
+            Wait,
+            Gate,
+            Up,
+            Regroup,
+            Down,
+            Gather,
+            Residual,
+            Head,
+            Sample,
+        ]
     };
 
     pub fn name(self) -> &'static str {
         match self {
             Share::Embed => "embedding",
+            Share::Round => "rounding x",
             Share::Router => "router",
             Share::Norm => "norms",
             Share::Qkv => "q, k, v",
@@ -46,10 +72,12 @@ impl Share {
             Share::Wait => "waiting for experts",
             Share::Gate => "gate",
             Share::Up => "up",
-            Share::Regroup => "rounding h",
+            Share::Regroup => "regrouping, rounding h",
             Share::Down => "down",
             Share::Gather => "sum of experts",
+            Share::Residual => "residual sums",
             Share::Head => "head",
+            Share::Sample => "sampling",
         }
     }
 }
@@ -67,6 +95,8 @@ pub struct Host {
     pub pool: Pool,
     /// Whether weights of silent neurons are left unread. Changes no bit.
     pub skip: bool,
+    /// Where every share's spans of time go too.
+    pub timeline: Option<Timeline>,
     bytes: [AtomicU64; Share::ALL.len()],
     nanoseconds: [AtomicU64; Share::ALL.len()],
     /// Whether regions with two shares are told apart, which takes a clock reading in every chunk.
@@ -80,6 +110,7 @@ impl Host {
             isa,
             pool: Pool::new(threads),
             skip: true,
+            timeline: None,
             bytes: zeros(),
             nanoseconds: zeros(),
             fine: AtomicBool::new(false),
@@ -100,7 +131,20 @@ impl Host {
     pub fn timed<R>(&self, share: Share, work: impl FnOnce() -> R) -> R {
         let started = Instant::now();
         let result = work();
-        self.nanoseconds[share as usize].fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+        let took = started.elapsed();
+        self.nanoseconds[share as usize].fetch_add(took.as_nanos() as u64, Relaxed);
+        if let Some(timeline) = &self.timeline {
+            timeline.span(share.name(), started, took, None);
+        }
+        result
+    }
+
+    /// Runs `work`, in which shares are timed, and notes in the timeline that they belong together.
+    pub fn spanned<R>(&self, name: &'static str, tokens: usize, work: impl FnOnce() -> R) -> R {
+        let Some(timeline) = &self.timeline else { return work() };
+        let started = Instant::now();
+        let result = work();
+        timeline.span(name, started, started.elapsed(), Some(tokens));
         result
     }
 

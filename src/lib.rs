@@ -17,5 +17,6 @@ pub mod model;
 pub mod planner;
 pub mod pool;
 pub mod serve;
+pub mod timeline;
 
 pub use error::{Error, Result};

@@ -460,3 +460,30 @@ fn traces_are_written_and_replayed() {
         assert!(outcome.stderr.contains(words), "{line:?}: {outcome:?}");
     }
 }
+
+#[test]
+fn the_doctor_looks_and_changes_nothing() {
+    let home = Home::new();
+    let outcome = home.run(&["doctor", "--json"]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let report: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("an object");
+    let findings = report["findings"].as_array().expect("a list");
+    for name in [
+        "processor",
+        "memory",
+        "memory bandwidth",
+        "huge pages",
+        "pinning",
+        "cache folder",
+        "disk",
+        "accelerator",
+        "hub",
+    ] {
+        let found =
+            findings.iter().find(|finding| finding["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}"));
+        assert!(found["fact"].as_str().is_some_and(|fact| !fact.is_empty()), "{found}");
+    }
+    let bandwidth = findings.iter().find(|finding| finding["name"] == "memory bandwidth").expect("found above");
+    assert!(bandwidth["figures"]["bytes_per_second"].as_f64().is_some_and(|rate| rate > 1e8), "{bandwidth}");
+    assert!(outcome.stdout.contains("not asked"), "the hub is left alone");
+}

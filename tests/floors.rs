@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Floors from the ground up; rooms of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
     &["error"],
-    &["config", "pool"],
+    &["config", "pool", "timeline"],
     &["host"],
     &["checkpoint", "bridge"],
     &["device"],

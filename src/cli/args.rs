@@ -61,6 +61,8 @@ pub enum Command {
     Cache(CacheArgs),
     /// Replay a trace (--trace) through every cache policy, and through perfect foresight
     CacheSim(CacheSimArgs),
+    /// Say what this machine can do, what is missing and what would help
+    Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -105,6 +107,9 @@ pub struct LoadArgs {
     /// Write which experts each token chooses to FILE, for `cache-sim`
     #[arg(long, value_name = "FILE", env = "THERMOCLINE_TRACE")]
     pub trace: Option<PathBuf>,
+    /// Write what each moment was spent on to FILE, as Chrome trace events: ui.perfetto.dev opens it
+    #[arg(long, value_name = "FILE", env = "THERMOCLINE_TIMELINE")]
+    pub timeline: Option<PathBuf>,
     /// Say more: where the memory goes, which instructions are used
     #[arg(short, long, env = "THERMOCLINE_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,
@@ -343,6 +348,16 @@ pub struct ServeArgs {
     pub place: PlaceArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct DoctorArgs {
+    /// Print an object instead of lines
+    #[arg(long, env = "THERMOCLINE_DOCTOR_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Try to reach the hub too; otherwise nothing leaves this machine
+    #[arg(long, env = "THERMOCLINE_ONLINE", value_parser = FalseyValueParser::new())]
+    pub online: bool,
 }
 
 /// What a server says of itself.

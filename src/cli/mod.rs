@@ -12,6 +12,7 @@ mod chat;
 mod completions;
 mod conversation;
 mod device;
+mod doctor;
 mod expected;
 mod forecast;
 mod hints;
@@ -82,6 +83,7 @@ pub fn main() -> ExitCode {
         Some(Command::Pack(args)) => pack::run(&args),
         Some(Command::Cache(args)) => cache::run(&args),
         Some(Command::CacheSim(args)) => cache_sim::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
     };
     match done {
@@ -134,7 +136,7 @@ fn settle(cli: &mut Cli, matches: &ArgMatches) -> Result<()> {
         Some(Command::Profile(args)) => (&mut args.model, args.name.take()),
         Some(Command::Inspect(args)) => (&mut args.model, args.name.take()),
         Some(Command::Pack(args)) => (&mut args.model, args.name.take()),
-        Some(Command::Cache(_) | Command::CacheSim(_) | Command::Completions(_)) => return Ok(()),
+        Some(Command::Cache(_) | Command::CacheSim(_) | Command::Doctor(_) | Command::Completions(_)) => return Ok(()),
     };
     settle_model(model, name, matches)?;
     let template = match &mut cli.command {

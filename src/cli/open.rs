@@ -50,6 +50,7 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
         lock: load.memory.mlock,
         adjust: !load.strict,
         trace: load.trace.clone(),
+        timeline: load.timeline.clone(),
         ..base
     }
 }
@@ -134,9 +135,9 @@ pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options, interrupts: &
     Ok(Opened { engine, name: found.name, recording })
 }
 
-/// Writes out what the engine still holds of a trace. To be called when a command has done its work.
+/// Writes out what the engine still holds of a trace and a timeline. To be called when a command has done its work.
 pub fn finish(engine: &Engine) -> Result<()> {
-    if let Some(note) = engine.finish_trace()? {
+    for note in [engine.finish_trace()?, engine.finish_timeline()?].into_iter().flatten() {
         say_note(&note);
     }
     Ok(())

@@ -41,19 +41,22 @@ pub fn run(args: ServeArgs) -> Done {
     }
     say(&format!("listening on http://{address}"));
     let ender = server.ender();
-    // What is learnt of the model's habits is written when this is dropped, after the last answer.
+    // What is learnt of the model's habits is written when this is dropped, after the last answer; what was recorded then too.
     let learnt = Arc::new(Mutex::new(None));
     let keep = learnt.clone();
     server.run(move || {
         let (loaded, recording) = load(&args, &interrupts)?;
-        *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(recording);
+        *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some((recording, loaded.engine.clone()));
         interrupts.ask(move || {
             say("ending: answers in progress are written, new requests are not taken; once more ends at once");
             ender.end();
         });
         Ok(loaded)
     })?;
-    Ok(())
+    match &*learnt.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, engine)) => Ok(open::finish(engine)?),
+        None => Ok(()),
+    }
 }
 
 fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)> {

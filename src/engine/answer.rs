@@ -7,6 +7,7 @@ use super::sampler::{Logprobs, Sampler, Sampling};
 use super::stops::Stops;
 use super::text::TextStream;
 use crate::error::{Error, Result};
+use crate::host::Share;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -192,7 +193,13 @@ impl Answer {
         }
         let started = Instant::now();
         let before = session.shared().host.touched();
-        let text = if self.finish.is_none() { self.write(session) } else { Ok(String::new()) };
+        let host = session.shared().host.clone();
+        // Several answers may have been fed together: then there is only a choice left to make.
+        let name = if self.pending.is_some() { "token" } else { "choice of a token" };
+        let text = match self.finish {
+            None => host.spanned(name, 1, || self.write(session)),
+            Some(_) => Ok(String::new()),
+        };
         self.stats.decode_seconds += started.elapsed().as_secs_f64();
         self.stats.decode_bytes += session.shared().host.touched() - before;
         let mut text = text.inspect_err(|_| (self.finish, self.flushed) = (Some(Finish::Interrupted), true))?;
@@ -213,7 +220,10 @@ impl Answer {
         let part: Vec<u32> = self.unread.iter().take(count).copied().collect();
         let want = if count == self.unread.len() { count - 1..count } else { 0..0 };
         let (logits, interrupt) = (&mut self.logits, self.limits.interrupt.as_deref());
-        let whole = session.feed_until(&part, want, interrupt, &mut |_, row| *logits = row.to_vec())?;
+        let host = session.shared().host.clone();
+        let whole = host.spanned("prompt step", count, || {
+            session.feed_until(&part, want, interrupt, &mut |_, row| *logits = row.to_vec())
+        })?;
         self.row = 0;
         if whole {
             self.unread.drain(..count);
@@ -237,7 +247,11 @@ impl Answer {
                 }
             }
         }
-        let text = if self.finish.is_none() { self.draw_all(session) } else { Ok(String::new()) };
+        let host = session.shared().host.clone();
+        let text = match self.finish {
+            None => host.timed(Share::Sample, || self.draw_all(session)),
+            Some(_) => Ok(String::new()),
+        };
         self.forget(session);
         if self.finish.is_some() {
             let mut learnt = session.shared().chances.lock().unwrap_or_else(PoisonError::into_inner);
@@ -394,7 +408,7 @@ fn write_together(turns: &mut [(&mut Session, &mut Answer)], together: &[usize])
     let before = host.touched();
     let chosen = turns.iter_mut().enumerate().filter(|(at, _)| together.contains(at));
     let mut chosen: Vec<(&mut Session, &mut Answer)> = chosen.map(|(_, (s, a))| (&mut **s, &mut **a)).collect();
-    if compute(&mut chosen).is_err() {
+    if host.spanned("tokens together", chosen.len(), || compute(&mut chosen)).is_err() {
         return;
     }
     let (seconds, bytes) = (started.elapsed().as_secs_f64(), (host.touched() - before) / chosen.len() as u64);

@@ -36,6 +36,7 @@ pub use crate::host::{Share, Spent};
 use crate::model::{KvShape, Model};
 use crate::planner::cost::Work;
 use crate::pool::Pool;
+use crate::timeline::Timeline;
 use draft::{Chances, Pace};
 use grammar::{Form, Grammar, Grammars};
 use kept::Identity;
@@ -103,6 +104,8 @@ pub struct Options {
     pub check: bool,
     /// Where to write which experts the routers choose.
     pub trace: Option<PathBuf>,
+    /// Where to write what each moment was spent on.
+    pub timeline: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -135,6 +138,7 @@ impl Default for Options {
             template: TemplateOverride::default(),
             check: false,
             trace: None,
+            timeline: None,
         }
     }
 }
@@ -214,6 +218,7 @@ impl Engine {
             None => {
                 let mut host = Host::new(isa, most);
                 host.skip = options.skip;
+                host.timeline = options.timeline.as_deref().map(Timeline::create).transpose()?;
                 Arc::new(host)
             }
         };
@@ -370,6 +375,11 @@ impl Engine {
     /// Ends the trace, if one was asked for. The answer is a note where the trace holds less than what was run.
     pub fn finish_trace(&self) -> Result<Option<String>> {
         self.shared.model.trace().map_or(Ok(None), Recorder::finish)
+    }
+
+    /// The same for the timeline.
+    pub fn finish_timeline(&self) -> Result<Option<String>> {
+        self.shared.host.timeline.as_ref().map_or(Ok(None), Timeline::finish)
     }
 
     /// Compiles a grammar; the first makes a trie of the vocabulary. Takes milliseconds, within limits.

@@ -83,7 +83,7 @@ pub fn compute(
     tally: &Tally,
 ) -> Vec<Vec<f32>> {
     let input = |g: &&Group| if g.tokens.len() == x.t() { Cow::Borrowed(x) } else { Cow::Owned(x.gather(&g.tokens)) };
-    let inputs: Vec<_> = groups.iter().map(input).collect();
+    let inputs: Vec<_> = host.timed(Share::Regroup, || groups.iter().map(input).collect());
     let (neurons, width) = (experts[0].gate.len(), x.width());
 
     let mut h: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * neurons]).collect();
@@ -93,10 +93,11 @@ pub fn compute(
         host.pool.grid(&mut h, neurons, size, |e, range, h| fire(host, &experts[e], &inputs[e], range, h));
     });
 
-    tally.fired(groups, &h, neurons);
-
     let round = |(h, g): (&Vec<f32>, &&Group)| Activations::new(host.isa, h, g.tokens.len(), neurons);
-    let h: Vec<Activations> = host.timed(Share::Regroup, || h.iter().zip(groups).map(round).collect());
+    let h: Vec<Activations> = host.timed(Share::Regroup, || {
+        tally.fired(groups, &h, neurons);
+        h.iter().zip(groups).map(round).collect()
+    });
     let mut y: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * width]).collect();
     // Long runs read best, so an expert is cut only as far as the cores need it.
     let cuts = (2 * host.pool.width()).div_ceil(groups.len());

@@ -103,7 +103,8 @@ impl Attention {
                 false => attended.extend(out),
             }
         }
-        let x = Activations::new(host.isa, &attended, attended.len() / queries, queries);
+        let round = || Activations::new(host.isa, &attended, attended.len() / queries, queries);
+        let x = host.timed(Share::Round, round);
         tensor(self.out.forward(host, &x), self.out.rows())
     }
 

@@ -122,9 +122,11 @@ impl Model {
             }
             let h = block.norm_in.forward(host, &x)?;
             let caches = steps.iter_mut().map(|step| step.kv.layer(layer)).zip(&turns);
-            x = x.plus(block.attention.forward(host, &h, caches)?)?;
+            let y = block.attention.forward(host, &h, caches)?;
+            x = host.timed(Share::Residual, || x.plus(y))?;
             let h = block.norm_ffn.forward(host, &x)?;
-            x = x.plus(mixture::forward(host, &experts, &choice, &h)?)?;
+            let y = mixture::forward(host, &experts, &choice, &h)?;
+            x = host.timed(Share::Residual, || x.plus(y))?;
         }
         steps.iter_mut().for_each(|step| step.kv.grow(step.tokens.len()));
         if let (Some(recorder), Some(step)) = (&self.trace, record) {

@@ -11,8 +11,12 @@ use candle_core::Tensor;
 /// `h` `[t, width]`, normed -> the weighted sum of each token's experts, `[t, width]`, where `h` lies. What the host's
 /// experts add up to comes first, then the accelerator's, which are begun before.
 pub fn forward(host: &Host, experts: &Step<'_>, choice: &Choice, h: &Vector<'_>) -> Result<Tensor> {
-    let groups = choice.groups();
-    experts.count(&groups, h.t()?);
+    let tokens = h.t()?;
+    let groups = host.timed(Share::Regroup, || {
+        let groups = choice.groups();
+        experts.count(&groups, tokens);
+        groups
+    });
     let device = experts.on_device();
     let there = |group: &Group| device.is_some_and(|device| device.holds(group.id));
     let (away, own): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(there);

@@ -71,7 +71,8 @@ pub fn start(flags: &[&str]) -> Served {
     });
     let mut served = Served { child, address: String::new(), log, _home: home };
     let line = served.wait_for("listening on http://");
-    served.address = line.split("http://").nth(1).expect("an address").to_string();
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split('"').next()); // as text or as JSON
+    served.address = address.expect("an address").to_string();
     served
 }
 
