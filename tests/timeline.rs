@@ -36,7 +36,7 @@ fn named_parts_make_up_the_time_of_tokens() {
     let file = home.path("timeline.json");
     let path = file.to_str().expect("UTF-8");
     // Large enough that a token takes milliseconds, as with any model people run, and not the time between two parts.
-    let shape = Tiny { width: 512, heads: 8, head_width: 64, active: 4, neurons: 768, ..Tiny::speaking() };
+    let shape = Tiny { width: 512, heads: 8, head_width: 64, experts: 4, active: 4, neurons: 768, ..Tiny::speaking() };
     let model = shape.write_gguf(&home.path("model.gguf"), Format::F32);
     let model = model.to_str().expect("UTF-8");
     let line =

@@ -100,7 +100,8 @@ fn bandwidth() -> Result<Finding> {
     let measured = hardware::read_bandwidth(Pool::cores(), None)?;
     passing.clear();
     let (threads, best) = measured.best();
-    let fact = format!("{:.1} GB/s read by {threads} threads, in {}", best / 1e9, measured.pages);
+    let many = if threads == 1 { "" } else { "s" };
+    let fact = format!("{:.1} GB/s read by {threads} thread{many}, in {}", best / 1e9, measured.pages);
     let state = if measured.pages == Pages::Small { State::Could } else { State::Good };
     let finding = Finding::new("memory bandwidth", state, fact);
     Ok(finding.figure("bytes_per_second", best).figure("threads", threads).figure("pages", measured.pages.to_string()))
