@@ -92,8 +92,8 @@ impl Timeline {
         let failed = |e: std::io::Error| Error::Runtime(format!("{}: cannot be written: {e}", self.path.display()));
         out.write();
         match std::mem::replace(&mut out.state, State::Ended) {
-            State::Ended => return Ok(None),
-            State::Failed(e) => return Err(failed(e)),
+            State::Ended => Ok(None),
+            State::Failed(e) => Err(failed(e)),
             state => {
                 out.file.write_all(b"\n]\n").and_then(|()| out.file.flush()).map_err(failed)?;
                 let cut = format!(

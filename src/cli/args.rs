@@ -62,7 +62,7 @@ pub enum Command {
     /// Replay a trace (--trace) through every cache policy, and through perfect foresight
     CacheSim(CacheSimArgs),
     /// Say what this machine can do, what is missing and what would help
-    Doctor(DoctorArgs),
+    Doctor(super::doctor::DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -333,7 +333,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "S", env = "THERMOCLINE_TIMEOUT", value_parser = positive, default_value = "600")]
     pub timeout: usize,
     #[command(flatten)]
-    pub log: LogArgs,
+    pub log: super::log::LogArgs,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -348,31 +348,6 @@ pub struct ServeArgs {
     pub place: PlaceArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
-}
-
-#[derive(Args, Debug, Clone)]
-pub struct DoctorArgs {
-    /// Print an object instead of lines
-    #[arg(long, env = "THERMOCLINE_DOCTOR_JSON", value_parser = FalseyValueParser::new())]
-    pub json: bool,
-    /// Try to reach the hub too; otherwise nothing leaves this machine
-    #[arg(long, env = "THERMOCLINE_ONLINE", value_parser = FalseyValueParser::new())]
-    pub online: bool,
-}
-
-/// What a server says of itself.
-#[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Log")]
-pub struct LogArgs {
-    /// How events are written on standard error
-    #[arg(long, value_name = "FORM", env = "THERMOCLINE_LOG_FORMAT", default_value = "text")]
-    pub log_format: super::values::LogFormat,
-    /// Which events are written: a level, or module=level, with commas between (as RUST_LOG) [default: info; debug with -v]
-    #[arg(long, value_name = "FILTER", env = "THERMOCLINE_LOG_FILTER")]
-    pub log_filter: Option<String>,
-    /// Write what people ask into the log too, which otherwise holds figures only
-    #[arg(long, env = "THERMOCLINE_LOG_PROMPTS", value_parser = FalseyValueParser::new())]
-    pub log_prompts: bool,
 }
 
 #[derive(Args, Debug, Clone)]

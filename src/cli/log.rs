@@ -1,9 +1,25 @@
 //! The log of a server: on standard error, one event a line, as text or as JSON.
 
-use super::args::LogArgs;
 use super::values::LogFormat;
 use crate::error::{Error, Result};
+use clap::Args;
+use clap::builder::FalseyValueParser;
 use tracing_subscriber::EnvFilter;
+
+/// What a server says of itself.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Log")]
+pub struct LogArgs {
+    /// How events are written on standard error
+    #[arg(long, value_name = "FORM", env = "THERMOCLINE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Which events are written: a level, or module=level, with commas between (as RUST_LOG) [default: info; debug with -v]
+    #[arg(long, value_name = "FILTER", env = "THERMOCLINE_LOG_FILTER")]
+    pub log_filter: Option<String>,
+    /// Write what people ask into the log too, which otherwise holds figures only
+    #[arg(long, env = "THERMOCLINE_LOG_PROMPTS", value_parser = FalseyValueParser::new())]
+    pub log_prompts: bool,
+}
 
 /// From now on events go to standard error. `verbose` says more where no filter is given.
 ///

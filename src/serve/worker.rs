@@ -227,9 +227,12 @@ impl Worker {
             }
         }
         let started = Instant::now();
+        let written =
+            |turns: &[(&mut Session, &mut Answer)]| turns.iter().map(|turn| turn.1.stats().decode_tokens).sum();
+        let before: usize = written(&turns);
         let outcomes = engine::advance(&mut turns);
         if !seats.is_empty() {
-            self.house.metrics.wrote(seats.len(), started.elapsed());
+            self.house.metrics.wrote(written(&turns) - before, started.elapsed());
         }
         for (at, outcome) in seats.into_iter().zip(outcomes) {
             self.tell(at, outcome);

@@ -3,7 +3,6 @@
 
 mod system;
 
-use super::args::DoctorArgs;
 use super::terminal::{self, Passing, bytes};
 use super::{Done, forecast};
 use crate::checkpoint::hub::HubOptions;
@@ -12,6 +11,8 @@ use crate::error::Result;
 use crate::planner::disk;
 use crate::planner::hardware::{self, Pages};
 use crate::pool::Pool;
+use clap::Args;
+use clap::builder::FalseyValueParser;
 use kernels::Isa;
 use serde_json::{Map, Value, json};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -22,6 +23,16 @@ use std::time::Duration;
 const PIECE: usize = 2 << 20;
 /// For the hub to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Args, Debug, Clone)]
+pub struct DoctorArgs {
+    /// Print an object instead of lines
+    #[arg(long, env = "THERMOCLINE_DOCTOR_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Try to reach the hub too; otherwise nothing leaves this machine
+    #[arg(long, env = "THERMOCLINE_ONLINE", value_parser = FalseyValueParser::new())]
+    pub online: bool,
+}
 
 /// How something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

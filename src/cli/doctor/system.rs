@@ -119,7 +119,9 @@ fn block_device_at(device: &Path) -> Option<Finding> {
     let kind = if turns { "said to be a turning disk, as virtual ones are too" } else { "solid state" };
     let fact = format!("{kind}, read-ahead {ahead} KiB");
     let finding = match (turns, ahead > 512) {
-        (true, _) => Finding::new("disk queue", State::Could, fact).advise("if it does turn, keep models on a solid-state disk"),
+        (true, _) => {
+            Finding::new("disk queue", State::Could, fact).advise("if it does turn, keep models on a solid-state disk")
+        }
         (false, true) => Finding::new("disk queue", State::Could, fact)
             .advise("mapped weights are read piecemeal: a read-ahead of 128 KiB reads less that is not needed"),
         (false, false) => Finding::new("disk queue", State::Good, fact),
