@@ -39,8 +39,23 @@ fn named_parts_make_up_the_time_of_tokens() {
     let shape = Tiny { width: 512, heads: 8, head_width: 64, experts: 4, active: 4, neurons: 768, ..Tiny::speaking() };
     let model = shape.write_gguf(&home.path("model.gguf"), Format::F32);
     let model = model.to_str().expect("UTF-8");
-    let line =
-        ["-m", model, "--no-pack", "-p", "Tell me", "--temp", "0", "-t", "1", "-n", "24", "-l", "0-inf,1-inf,2-inf"];
+    let line = [
+        "-m",
+        model,
+        "--no-pack",
+        "-p",
+        "Tell me",
+        "--temp",
+        "0",
+        "-t",
+        "1",
+        "-n",
+        "24",
+        "--draft-max",
+        "0",
+        "-l",
+        "0-inf,1-inf,2-inf",
+    ];
     let outcome = home.run(&[&line[..], &["--timeline", path]].concat());
     assert_eq!(outcome.code, 0, "{outcome:?}");
     let all = spans(&std::fs::read_to_string(&file).expect("it was written"));
