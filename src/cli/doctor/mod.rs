@@ -143,7 +143,7 @@ fn disk_speed(file: Option<PathBuf>) -> Finding {
             .advise("run a model once, or pack it: thermocline pack MODEL");
     };
     let mut passing = Passing::show("measuring the disk");
-    let measured = disk::read_speed(&file, PIECE);
+    let measured = disk::read_speed(&file, PIECE, disk::WHOLE);
     passing.clear();
     let speed = match measured {
         Err(e) => return Finding::new("disk", State::Unknown, e.to_string()),
