@@ -226,8 +226,9 @@ pub struct DraftArgs {
     #[arg(long, value_name = "MODEL", env = "THERMOCLINE_MODEL_DRAFT")]
     pub model_draft: Option<String>,
     /// Most tokens guessed for one step, from what the text said before or by --model-draft; 0: none
-    #[arg(long, aliases = ["draft", "draft-n"], value_name = "N", env = "THERMOCLINE_DRAFT_MAX", value_parser = draft, default_value = "16")]
-    pub draft_max: usize,
+    /// [default: 16 with --model-draft, else 0]
+    #[arg(long, aliases = ["draft", "draft-n"], value_name = "N", env = "THERMOCLINE_DRAFT_MAX", value_parser = draft)]
+    pub draft_max: Option<usize>,
     /// Guess so many tokens for a step or none
     #[arg(long, alias = "draft-n-min", value_name = "N", env = "THERMOCLINE_DRAFT_MIN", value_parser = draft, default_value = "0")]
     pub draft_min: usize,

@@ -55,6 +55,9 @@ pub fn options(load: &LoadArgs, cores: &CoreArgs) -> Options {
     }
 }
 
+/// Tokens guessed for one step where a model guesses and nothing is said.
+const DRAFT_MAX: usize = 16;
+
 /// Sets up guessing: opens the smaller model, if one is named, as `options` say.
 pub fn draft(
     args: &DraftArgs,
@@ -63,9 +66,10 @@ pub fn draft(
     options: &mut Options,
     interrupts: &Interrupts,
 ) -> Result<()> {
-    options.drafting = Drafting { max: args.draft_max, min: args.draft_min, p_min: args.draft_p_min, always: false };
+    let max = args.draft_max.unwrap_or(if args.model_draft.is_some() { DRAFT_MAX } else { 0 });
+    options.drafting = Drafting { max, min: args.draft_min, p_min: args.draft_p_min, always: false };
     let Some(name) = &args.model_draft else { return Ok(()) };
-    if args.draft_max == 0 {
+    if max == 0 {
         return Err(Error::Usage("--model-draft guesses nothing with --draft-max 0: leave one of them out".into()));
     }
     let model = ModelArgs { model: Some(name.clone()), hf_repo: None, revision: None, ..model.clone() };
