@@ -4,8 +4,7 @@
 //! environment; the command line wins.
 
 use super::values::{
-    CacheType, Output, Quant, Shell, bias, context, counts, draft, fraction, length, positive, queue, seed, slots,
-    threads,
+    CacheType, Output, Quant, Shell, bias, context, counts, draft, fraction, length, positive, seed, threads,
 };
 use crate::engine::{PolicyName, Slots};
 use clap::builder::FalseyValueParser;
@@ -42,7 +41,7 @@ pub enum Command {
     #[command(visible_alias = "chat")]
     Run(Box<RunArgs>),
     /// Answer requests over HTTP, as OpenAI's API does, and show a chat page
-    Serve(Box<ServeArgs>),
+    Serve(Box<super::serve::ServeArgs>),
     /// Measure prompt and decode speed against this machine's memory bandwidth
     Bench(Box<BenchArgs>),
     /// Print what a model is, without reading its weights
@@ -291,56 +290,6 @@ pub struct RunArgs {
     pub load: LoadArgs,
     #[command(flatten)]
     pub text: TextArgs,
-    #[command(flatten)]
-    pub draft: DraftArgs,
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    #[command(flatten)]
-    pub place: PlaceArgs,
-    #[command(flatten)]
-    pub machine: MachineArgs,
-}
-
-#[derive(Args, Debug, Clone)]
-pub struct ServeArgs {
-    /// Address to listen on; other machines reach it only where it is not the loopback address, and then a key is wise
-    #[arg(long, value_name = "HOST", env = "THERMOCLINE_HOST", default_value = "127.0.0.1")]
-    pub host: String,
-    /// Port to listen on; 0: any that is free
-    #[arg(long, value_name = "PORT", env = "THERMOCLINE_PORT", default_value = "8080")]
-    pub port: u16,
-    /// Ask for this key with every request (repeatable)
-    #[arg(long, value_name = "KEY", env = "THERMOCLINE_API_KEY", hide_env_values = true)]
-    pub api_key: Vec<String>,
-    /// The same, from a file with one key on each line
-    #[arg(long, value_name = "FILE", env = "THERMOCLINE_API_KEY_FILE")]
-    pub api_key_file: Option<PathBuf>,
-    /// Let pages of this origin use the server from a browser: https://example.com, or * for all
-    #[arg(long, value_name = "ORIGIN", env = "THERMOCLINE_CORS")]
-    pub cors: Option<String>,
-    /// Answer to this model name too (repeatable)
-    #[arg(short, long, value_name = "NAME", env = "THERMOCLINE_ALIAS")]
-    pub alias: Vec<String>,
-    /// [-np] Answers written at a time, each with a context of its own
-    #[arg(long, value_name = "N", env = "THERMOCLINE_PARALLEL", value_parser = slots, default_value = "4")]
-    pub parallel: usize,
-    /// Answers that may wait beyond those; more are turned away [default: as many as make 64 in all]
-    #[arg(long, value_name = "N", env = "THERMOCLINE_QUEUE", value_parser = queue)]
-    pub queue: Option<usize>,
-    /// Let clients save conversations in this folder, and go on with them later (/slots)
-    #[arg(long, value_name = "FOLDER", env = "THERMOCLINE_SLOT_SAVE_PATH")]
-    pub slot_save_path: Option<PathBuf>,
-    /// Seconds one request may take
-    #[arg(long, value_name = "S", env = "THERMOCLINE_TIMEOUT", value_parser = positive, default_value = "600")]
-    pub timeout: usize,
-    #[command(flatten)]
-    pub log: super::log::LogArgs,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub load: LoadArgs,
-    #[command(flatten)]
-    pub template: TemplateArgs,
     #[command(flatten)]
     pub draft: DraftArgs,
     #[command(flatten)]

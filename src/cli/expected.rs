@@ -117,6 +117,11 @@ impl Foresight {
         Ok(Some(Foresight { expected, known, machine, measure: options.ram.is_none() }))
     }
 
+    /// The same, which measures nothing.
+    pub fn from_memory(engine: &Engine, options: &Options, habits: Option<&Path>) -> Result<Option<Foresight>> {
+        Ok(Foresight::new(engine, options, habits)?.map(|foresight| Foresight { measure: false, ..foresight }))
+    }
+
     /// Tokens a second of a prompt of `prompt` tokens and of an answer around position `depth`, were they begun now; what
     /// is not known of this machine is measured, once, where that is allowed. `None` where it is not.
     pub fn rates(&mut self, prompt: usize, depth: usize) -> Result<Option<(f64, f64)>> {

@@ -1,19 +1,76 @@
 //! `serve`: answers requests over HTTP until it is told to end.
 
-use super::args::ServeArgs;
+use super::args::{DraftArgs, LoadArgs, MachineArgs, ModelArgs, PlaceArgs, SamplingArgs, TemplateArgs};
+use super::expected::Foresight;
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
 use super::profile::Recording;
 use super::terminal::{say, say_note};
+use super::values::{positive, queue, slots};
 use super::{Done, bundled, device, log, run};
+use crate::engine::{Engine, Options};
 use crate::error::{Error, Result};
 use crate::serve::{Loaded, Server, Settings};
+use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Answers written and waiting together, where nothing is said.
 const PLACES: usize = 64;
+/// The position in an answer that a forecast speaks of.
+const EARLY: usize = 256;
+
+/// How a server is started.
+#[derive(Args, Debug, Clone)]
+pub struct ServeArgs {
+    /// Address to listen on; other machines reach it only where it is not the loopback address, and then a key is wise
+    #[arg(long, value_name = "HOST", env = "THERMOCLINE_HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0: any that is free
+    #[arg(long, value_name = "PORT", env = "THERMOCLINE_PORT", default_value = "8080")]
+    pub port: u16,
+    /// Ask for this key with every request (repeatable)
+    #[arg(long, value_name = "KEY", env = "THERMOCLINE_API_KEY", hide_env_values = true)]
+    pub api_key: Vec<String>,
+    /// The same, from a file with one key on each line
+    #[arg(long, value_name = "FILE", env = "THERMOCLINE_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Let pages of this origin use the server from a browser: https://example.com, or * for all
+    #[arg(long, value_name = "ORIGIN", env = "THERMOCLINE_CORS")]
+    pub cors: Option<String>,
+    /// Answer to this model name too (repeatable)
+    #[arg(short, long, value_name = "NAME", env = "THERMOCLINE_ALIAS")]
+    pub alias: Vec<String>,
+    /// [-np] Answers written at a time, each with a context of its own
+    #[arg(long, value_name = "N", env = "THERMOCLINE_PARALLEL", value_parser = slots, default_value = "4")]
+    pub parallel: usize,
+    /// Answers that may wait beyond those; more are turned away [default: as many as make 64 in all]
+    #[arg(long, value_name = "N", env = "THERMOCLINE_QUEUE", value_parser = queue)]
+    pub queue: Option<usize>,
+    /// Let clients save conversations in this folder, and go on with them later (/slots)
+    #[arg(long, value_name = "FOLDER", env = "THERMOCLINE_SLOT_SAVE_PATH")]
+    pub slot_save_path: Option<PathBuf>,
+    /// Seconds one request may take
+    #[arg(long, value_name = "S", env = "THERMOCLINE_TIMEOUT", value_parser = positive, default_value = "600")]
+    pub timeout: usize,
+    #[command(flatten)]
+    pub log: log::LogArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    pub template: TemplateArgs,
+    #[command(flatten)]
+    pub draft: DraftArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
 
 pub fn run(args: ServeArgs) -> Done {
     log::start(&args.log, args.load.verbose)?;
@@ -70,7 +127,15 @@ fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)
     let Opened { engine, name, recording } = open::open(&args.model, &args.load, &options, interrupts)?;
     // A name to be typed into clients.
     let name = if name == bundled::NAME { "bundled".to_string() } else { name };
-    Ok((Loaded { engine, name, predicted: None }, recording))
+    let predicted = predicted(&engine, &options, &recording)?;
+    Ok((Loaded { engine, name, predicted }, recording))
+}
+
+/// Tokens a second to be expected of one answer alone, early in its context, where this machine was measured before: a server
+/// that is waited for does not measure.
+fn predicted(engine: &Engine, options: &Options, recording: &Recording) -> Result<Option<f64>> {
+    let Some(mut foresight) = Foresight::from_memory(engine, options, recording.place())? else { return Ok(None) };
+    Ok(foresight.rates(1, EARLY)?.map(|(_, rate)| rate))
 }
 
 /// A folder that is there. Errors (usage): anything else.
