@@ -109,7 +109,7 @@ pub struct Hold {
 impl Accelerator {
     /// Opens the device of this name; `most` bounds what may be held there.
     ///
-    /// Fails with `Error::Usage` where this program was built without it, `Error::Memory` where the machine has none.
+    /// Fails with `Error::Usage` where this program was built without it, or the machine has none.
     pub fn open(name: DeviceName, most: Option<u64>) -> Result<Arc<Accelerator>> {
         let device = match name {
             DeviceName::StandIn => Device::Cpu,
@@ -246,11 +246,26 @@ fn bytes(x: &Tensor) -> u64 {
     (x.elem_count() * x.dtype().size_in_bytes()) as u64
 }
 
+/// Why a device cannot be had, in few words: without the way the error came, and the driver's own name for it where it has one.
+#[cfg(any(feature = "cuda", feature = "metal", test))]
+fn reason(e: candle_core::Error) -> String {
+    if let candle_core::Error::WithBacktrace { inner, .. } = e {
+        return reason(*inner);
+    }
+    let text = e.to_string();
+    let word = |c: char| !(c.is_ascii_uppercase() || c == '_');
+    match text.split(word).find(|word| word.starts_with("CUDA_ERROR_")) {
+        Some("CUDA_ERROR_NO_DEVICE") => "no NVIDIA GPU answers, or there is no driver for it".into(),
+        Some(code) => format!("the driver says {code}"),
+        None => text,
+    }
+}
+
 #[cfg(feature = "cuda")]
 fn cuda(number: usize) -> Result<Device> {
     // A stream of its own, the same from every thread.
     Device::new_cuda_with_stream(number)
-        .map_err(|e| Error::Memory(format!("cuda:{number}: no such device can be used here: {e}")))
+        .map_err(|e| Error::Usage(format!("cuda:{number}: no such device can be used here: {}", reason(e))))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -263,7 +278,7 @@ fn cuda(number: usize) -> Result<Device> {
 
 #[cfg(feature = "metal")]
 fn metal() -> Result<Device> {
-    Device::new_metal(0).map_err(|e| Error::Memory(format!("metal: no such device can be used here: {e}")))
+    Device::new_metal(0).map_err(|e| Error::Usage(format!("metal: no such device can be used here: {}", reason(e))))
 }
 
 #[cfg(not(feature = "metal"))]

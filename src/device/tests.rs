@@ -231,3 +231,12 @@ fn what_was_not_built_in_is_said() {
         assert!(said.exit_code() == 2 && said.to_string().contains("was built without"), "{said}");
     }
 }
+
+#[test]
+fn why_a_device_is_missing_is_said_in_a_few_words() {
+    let said = |text: &str| super::reason(candle_core::Error::Msg(text.into()).bt());
+    let none = "DriverError(CUDA_ERROR_NO_DEVICE, \"<Failure when calling cuGetErrorString()>\")";
+    assert_eq!(said(none), "no NVIDIA GPU answers, or there is no driver for it");
+    assert_eq!(said("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"\")"), "the driver says CUDA_ERROR_OUT_OF_MEMORY");
+    assert_eq!(said("something else"), "something else");
+}
