@@ -67,6 +67,11 @@ impl Failure {
         Failure { param: Some("filename".into()), ..Failure::new(StatusCode::NOT_FOUND, message, Some("not_found")) }
     }
 
+    pub fn no_slot(slots: usize) -> Failure {
+        let message = format!("there is no such slot; they are numbered 0 to {}", slots - 1);
+        Failure::new(StatusCode::NOT_FOUND, message, Some("not_found"))
+    }
+
     pub fn no_route(path: &str) -> Failure {
         let message = format!("there is nothing at {path:?}; /openapi.json lists what there is");
         Failure::new(StatusCode::NOT_FOUND, message, Some("not_found"))
@@ -101,6 +106,11 @@ impl Failure {
     pub fn full(places: usize) -> Failure {
         let message = format!("all {places} places for answers being written or waiting are taken; try again soon");
         Failure::new(StatusCode::TOO_MANY_REQUESTS, message, Some("queue_full"))
+    }
+
+    /// 501: this server was not started for it.
+    pub fn not_built(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::NOT_IMPLEMENTED, message, Some("not_supported"))
     }
 
     /// 503: not yet, or no longer.

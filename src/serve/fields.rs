@@ -4,6 +4,9 @@ use super::failure::{Failure, Outcome};
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
+/// Whole numbers up to here are the same to every reader of JSON (RFC 8259, section 6).
+const MOST_WHOLE: usize = (1 << 53) - 1;
+
 /// The fields of one object that nobody has taken yet. A field that is `null` counts as absent.
 pub struct Fields {
     map: Map<String, Value>,
@@ -92,13 +95,13 @@ impl Fields {
     pub fn whole(&mut self, field: &str, range: RangeInclusive<usize>) -> Outcome<Option<usize>> {
         let Some(value) = self.take(field) else { return Ok(None) };
         let expected = match *range.end() {
-            usize::MAX => format!("a whole number of at least {}", range.start()),
+            usize::MAX => format!("a whole number from {} to {MOST_WHOLE}", range.start()),
             end => format!("a whole number from {} to {end}", range.start()),
         };
-        let exact = value.as_f64().filter(|x| x.fract() == 0.0 && (0.0..9e15).contains(x)).map(|x| x as usize);
+        let exact = value.as_f64().filter(|x| x.fract() == 0.0 && (0.0..9.1e15).contains(x)).map(|x| x as usize);
         let found = value.as_u64().and_then(|n| usize::try_from(n).ok()).or(exact);
         match found {
-            Some(n) if range.contains(&n) => Ok(Some(n)),
+            Some(n) if range.contains(&n) && n <= MOST_WHOLE => Ok(Some(n)),
             _ if value.is_number() => Err(Failure::field(self.name(field), format!("is {value}, expected {expected}"))),
             _ => Err(self.wrong(field, &value, &expected)),
         }

@@ -79,8 +79,7 @@ pub async fn act(
 ) -> Outcome<Json<Value>> {
     let slots = model_ready(&house)?.slots;
     let id = slot.parse().ok().filter(|id| *id < slots);
-    let id =
-        id.ok_or_else(|| Failure::request(format!("there is no such slot; they are numbered 0 to {}", slots - 1)))?;
+    let id = id.ok_or_else(|| Failure::no_slot(slots))?;
     let query = request.uri().query().unwrap_or_default();
     let action = query.split('&').find_map(|pair| pair.strip_prefix("action=")).unwrap_or_default().to_string();
     if action == "erase" {
@@ -96,7 +95,7 @@ pub async fn act(
     let Some(name) = fields.text("filename")? else { return Err(Failure::field("filename", "is missing")) };
     fields.end()?;
     let Some(folder) = &house.settings.slot_folder else {
-        return Err(Failure::request(
+        return Err(Failure::not_built(
             "this server keeps no conversations; started with --slot-save-path FOLDER it does",
         ));
     };
