@@ -48,9 +48,9 @@ fn slots_are_asked_for_what_they_can_do() {
         assert_eq!(act(&served, 0, "restore", name).status, 400, "{name}");
     }
     assert_eq!(act(&served, 0, "restore", "nobody").status, 404);
-    assert_eq!(act(&served, 2, "save", "x").status, 400);
+    assert_eq!(act(&served, 2, "save", "x").status, 404);
     assert_eq!(act(&served, 0, "burn", "x").status, 400);
-    assert_eq!(served.post("/slots/x?action=save", &json!({ "filename": "x" })).status, 400);
+    assert_eq!(served.post("/slots/x?action=save", &json!({ "filename": "x" })).status, 404);
     assert_eq!(served.post("/slots/0?action=save", &json!({})).status, 400);
     std::fs::write(folder.path().join("junk"), b"thermocline session 1\nnot really").expect("writes");
     assert_eq!(act(&served, 0, "restore", "junk").status, 400);
