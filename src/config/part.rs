@@ -29,6 +29,17 @@ pub enum DownOrder {
 }
 
 impl Part {
+    /// Everything of a layer but its experts.
+    pub fn dense(layer: u16) -> [Part; 7] {
+        use Part::*;
+        [NormIn(layer), Query(layer), Key(layer), Value(layer), AttentionOut(layer), NormFfn(layer), Router(layer)]
+    }
+
+    /// The matrices of one expert.
+    pub fn expert(layer: u16, index: u16) -> [Part; 3] {
+        [Part::Gate(layer, index), Part::Up(layer, index), Part::Down(layer, index)]
+    }
+
     /// Norms and routers stay f32 whatever the weights are rounded to.
     pub fn stays_f32(self) -> bool {
         matches!(self, Part::OutputNorm | Part::NormIn(_) | Part::NormFfn(_) | Part::Router(_))
@@ -44,18 +55,7 @@ impl Config {
     /// Every part of this model once: the embedding, the layers in order, the last norm, the head.
     pub fn parts(&self) -> impl Iterator<Item = Part> + '_ {
         let layers = (0..self.layers.len() as u16).flat_map(move |l| {
-            let dense = [
-                Part::NormIn(l),
-                Part::Query(l),
-                Part::Key(l),
-                Part::Value(l),
-                Part::AttentionOut(l),
-                Part::NormFfn(l),
-                Part::Router(l),
-            ];
-            let experts =
-                (0..self.experts as u16).flat_map(move |e| [Part::Gate(l, e), Part::Up(l, e), Part::Down(l, e)]);
-            dense.into_iter().chain(experts)
+            Part::dense(l).into_iter().chain((0..self.experts as u16).flat_map(move |e| Part::expert(l, e)))
         });
         std::iter::once(Part::Embedding).chain(layers).chain([Part::OutputNorm, Part::Head])
     }

@@ -1,6 +1,7 @@
 //! What goes to an accelerator: laid down part by part, or as much as fits of what the command line leaves open.
 
 use super::Options;
+use super::place::less_margin;
 use crate::checkpoint::{Checkpoint, Kind, Part, Weights};
 use crate::config::Config;
 use crate::config::placement::{DeviceName, OnDevice, Wanted};
@@ -19,9 +20,7 @@ pub(super) struct There {
     pub weights: u64,
 }
 
-/// Of what is free of an accelerator's memory this share is left to others, and to what computing takes; never less than
-/// `LEAST_MARGIN`.
-const MARGIN: u64 = 20;
+/// Of an accelerator's memory never less than this is left to others, and to what computing takes.
 const LEAST_MARGIN: u64 = 512 << 20;
 
 /// What goes to which accelerator; `None`: nothing. `cache` has the context and formats that sessions will have. Notes are
@@ -78,7 +77,7 @@ fn open(wanted: &Wanted, notes: &mut Vec<String>) -> Result<Option<Arc<Accelerat
 /// Bytes of a slot that holds any expert of the model.
 fn slot_bytes(config: &Config, checkpoint: &Checkpoint, kind: &dyn Fn(Part) -> Kind) -> u64 {
     let layer = |l: u16| {
-        let [gate, up, down] = [Part::Gate(l, 0), Part::Up(l, 0), Part::Down(l, 0)].map(kind);
+        let [gate, up, down] = Part::expert(l, 0).map(kind);
         Laid { gate, up, down, order: checkpoint.down }.bytes() as u64
     };
     (0..config.layers.len() as u16).map(layer).max().unwrap_or(0)
@@ -114,15 +113,7 @@ impl Sizes<'_> {
 
     /// Everything of a layer but its experts.
     fn dense(&self, l: u16) -> u64 {
-        self.bytes([
-            Part::NormIn(l),
-            Part::Query(l),
-            Part::Key(l),
-            Part::Value(l),
-            Part::AttentionOut(l),
-            Part::NormFfn(l),
-            Part::Router(l),
-        ])
+        self.bytes(Part::dense(l))
     }
 
     fn head(&self) -> u64 {
@@ -148,7 +139,7 @@ impl Sizes<'_> {
         let layers = self.config.layers.len();
         let memory = wanted.memory.or_else(|| {
             let free = self.accelerator.free()?;
-            Some(free.saturating_sub((free / MARGIN).max(LEAST_MARGIN)))
+            Some(less_margin(free, LEAST_MARGIN))
         });
         let mut room = memory.unwrap_or(u64::MAX);
         let mut take = |bytes: u64, must: bool| {

@@ -128,9 +128,14 @@ fn more_than_free(used: u64, base: u64, free: &Free) -> Option<String> {
     })
 }
 
+/// What may be used of `free` bytes, `least` and a share of them left to others.
+pub(super) fn less_margin(free: u64, least: u64) -> u64 {
+    free.saturating_sub((free / MARGIN).max(least))
+}
+
 /// The budget where none was given: what is held already and what is free, less a margin.
 fn budget_of(free: &Free, base: u64) -> u64 {
-    base.saturating_add(free.bytes.saturating_sub((free.bytes / MARGIN).max(LEAST_MARGIN)))
+    base.saturating_add(less_margin(free.bytes, LEAST_MARGIN))
 }
 
 /// What is wished for, checked.

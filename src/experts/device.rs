@@ -35,7 +35,7 @@ impl OnDevice {
         let slab = Slab::new(accelerator, experts.len(), slot_bytes)?;
         let mut slots = vec![None; config.layers.len() * per_layer];
         for (slot, &(layer, index)) in experts.iter().enumerate() {
-            let parts = [Part::Gate(layer, index), Part::Up(layer, index), Part::Down(layer, index)];
+            let parts = Part::expert(layer, index);
             let [gate, up, down] = parts.map(|part| weights.lend(part));
             slab.write(slot, &laid[layer as usize], [&gate?, &up?, &down?])?;
             parts.iter().for_each(|part| weights.release(*part));
@@ -83,7 +83,7 @@ impl OnDevice {
 fn laid(config: &Config, weights: &Weights) -> Result<Vec<Laid>> {
     let layer = |layer: u16| {
         let laid = |index: u16| {
-            let parts = [Part::Gate(layer, index), Part::Up(layer, index), Part::Down(layer, index)];
+            let parts = Part::expert(layer, index);
             let [gate, up, down] = parts.map(|part| weights.kind(part));
             Laid { gate, up, down, order: weights.down() }
         };

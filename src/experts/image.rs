@@ -97,7 +97,7 @@ impl Images {
                     let (file, bytes) = checkpoint.place(part);
                     (checkpoint.kind(part), file, bytes)
                 };
-                Image::of([Part::Gate(l, e), Part::Up(l, e), Part::Down(l, e)].map(part))
+                Image::of(Part::expert(l, e).map(part))
             })
             .collect();
         if let Some(packed) = checkpoint.packed().filter(|_| verify) {

@@ -54,7 +54,7 @@ impl Lying {
         let mut experts = Vec::with_capacity(config.layers.len() * config.experts);
         for layer in 0..config.layers.len() as u16 {
             for index in 0..config.experts as u16 {
-                let parts = [Part::Gate(layer, index), Part::Up(layer, index), Part::Down(layer, index)];
+                let parts = Part::expert(layer, index);
                 experts.push(parts.map(|part| weights.matrix(part)));
             }
         }

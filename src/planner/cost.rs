@@ -56,7 +56,7 @@ impl Work {
                 }
             }
             dense.push(kind(Part::AttentionOut(l)));
-            let [gate, up, down] = [Part::Gate(l, 0), Part::Up(l, 0), Part::Down(l, 0)].map(kind);
+            let [gate, up, down] = Part::expert(l, 0).map(kind);
             let experts = ExpertKind { gate, up, down, order };
             LayerWork { dense, router: kind(Part::Router(l)), experts, window: layer.window }
         };

@@ -187,7 +187,7 @@ const INSTEAD: &str = "Q4_0, Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16 or BF16";
 
 /// PowerInfer's bundles keep the experts elsewhere.
 fn refuse_missing_experts(tensors: &HashMap<&str, (&Tensor, Format)>, family: &Family) -> Result<(), String> {
-    let names = [Part::Gate(0, 0), Part::Up(0, 0), Part::Down(0, 0)].map(family.gguf_tensor);
+    let names = Part::expert(0, 0).map(family.gguf_tensor);
     if names.iter().any(|n| tensors.contains_key(n.as_str())) {
         return Ok(());
     }

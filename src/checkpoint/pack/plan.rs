@@ -57,7 +57,7 @@ impl Plan {
         let mut runs = vec![];
         let mut at = 0u64;
         let front = [Part::Embedding, Part::OutputNorm].into_iter().chain((!config.tied).then_some(Part::Head));
-        for part in front.chain(layers.clone().flat_map(dense)) {
+        for part in front.chain(layers.clone().flat_map(Part::dense)) {
             let piece = piece(part, 0)?;
             runs.push(RunPlan { name: part_name(family, part), offset: at, bytes: piece.bytes, pieces: vec![piece] });
             at = (at + piece.bytes).next_multiple_of(ALIGNMENT);
@@ -67,7 +67,7 @@ impl Plan {
         for layer in layers {
             for index in 0..config.experts as u16 {
                 let (mut pieces, mut bytes) = (vec![], 0u64);
-                for part in [Part::Gate(layer, index), Part::Up(layer, index), Part::Down(layer, index)] {
+                for part in Part::expert(layer, index) {
                     let piece = piece(part, bytes)?;
                     bytes = (bytes + piece.bytes).next_multiple_of(ALIGNMENT);
                     pieces.push(piece);
@@ -87,17 +87,4 @@ impl Plan {
     pub fn pieces(&self) -> impl Iterator<Item = (usize, &Piece)> {
         self.runs.iter().enumerate().flat_map(|(i, run)| run.pieces.iter().map(move |piece| (i, piece)))
     }
-}
-
-fn dense(l: u16) -> impl Iterator<Item = Part> {
-    [
-        Part::NormIn(l),
-        Part::Query(l),
-        Part::Key(l),
-        Part::Value(l),
-        Part::AttentionOut(l),
-        Part::NormFfn(l),
-        Part::Router(l),
-    ]
-    .into_iter()
 }

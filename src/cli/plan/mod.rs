@@ -61,7 +61,7 @@ impl Model {
             }
         }
         let page = |part| (self.kind(part).bytes() as u64).next_multiple_of(4096);
-        let slot = |l: u16| [Part::Gate(l, 0), Part::Up(l, 0), Part::Down(l, 0)].map(page).iter().sum::<u64>();
+        let slot = |l: u16| Part::expert(l, 0).map(page).iter().sum::<u64>();
         let slot = (0..self.config.layers.len() as u16).map(slot).max().unwrap_or(0);
         // An embedding of its own is read row by row from the file.
         let looked_up = if self.config.tied { 0 } else { self.kind(Part::Embedding).bytes() as u64 };

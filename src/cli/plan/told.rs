@@ -122,7 +122,7 @@ fn override_tensors(
     };
     for (l, layer) in told.iter_mut().enumerate() {
         let l16 = l as u16;
-        let experts = [Part::Gate(l16, 0), Part::Up(l16, 0), Part::Down(l16, 0)].map(&mut of);
+        let experts = Part::expert(l16, 0).map(&mut of);
         if let Some(device) =
             together(&experts, &format!("an expert's three matrices lie together, those of layer {l}"))?
         {
