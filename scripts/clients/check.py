@@ -7,9 +7,10 @@ import concurrent.futures
 import json
 import math
 import sys
-import time
 
 import openai
+
+from cases import case, refused, run
 
 URL = (sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080") + "/v1"
 client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0)
@@ -18,12 +19,6 @@ SUM = "What is 7 + 5?"
 ANSWER = "7 + 5 = 12."
 STORY = "Tell me a story about a fox."
 NEVER_ENDS = {"1021": -100, "1023": -100}
-CASES = []
-
-
-def case(function):
-    CASES.append(function)
-    return function
 
 
 def user(words):
@@ -46,15 +41,6 @@ def text(answer):
 def joined(stream, index=0):
     chunks = list(stream)
     return "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices if c.index == index), chunks
-
-
-def refused(kind, words, ask):
-    try:
-        ask()
-    except kind as e:
-        assert words in str(e), e
-        return e
-    raise AssertionError(f"expected {kind.__name__}")
 
 
 @case
@@ -475,19 +461,4 @@ def async_clients():
     assert asyncio.run(ask()) == ANSWER
 
 
-def main():
-    failed = 0
-    for run in CASES:
-        started = time.monotonic()
-        try:
-            run()
-            verdict = "ok"
-        except Exception as e:
-            failed += 1
-            verdict = f"FAILED {type(e).__name__}: {e}"
-        print(f"{run.__name__:<34} {time.monotonic() - started:6.2f} s  {verdict}")
-    print(f"{len(CASES)} cases with openai {openai.__version__} (Python), {failed} failed")
-    sys.exit(failed > 0)
-
-
-main()
+run(openai)

@@ -4,9 +4,11 @@
     pip install anthropic && python scripts/clients/check_messages.py http://127.0.0.1:8080
 """
 import sys
-import time
 
 import anthropic
+
+import cases
+from cases import case, run
 
 URL = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080"
 client = anthropic.Anthropic(base_url=URL, api_key="none", max_retries=0)
@@ -19,12 +21,6 @@ RAIN = {
         "properties": {"city": {"type": "string", "enum": ["Oslo", "Rome"]}},
     },
 }
-CASES = []
-
-
-def case(function):
-    CASES.append(function)
-    return function
 
 
 def said(words):
@@ -42,14 +38,9 @@ def ask(words=SUM, **more):
     return client.messages.create(**body(words, **{"temperature": 0, **more}))
 
 
-def refused(kind, words, run):
-    try:
-        run()
-    except kind as e:
-        assert words in str(e), e
-        assert e.body["type"] == "error" and e.body["error"]["type"].endswith("_error"), e.body
-        return
-    raise AssertionError(f"expected {kind.__name__}")
+def refused(kind, words, ask):
+    e = cases.refused(kind, words, ask)
+    assert e.body["type"] == "error" and e.body["error"]["type"].endswith("_error"), e.body
 
 
 @case
@@ -156,19 +147,4 @@ def errors():
     refused(anthropic.BadRequestError, "uniqueItems", lambda: ask(tools=[odd]))
 
 
-def main():
-    failed = 0
-    for run in CASES:
-        started = time.monotonic()
-        try:
-            run()
-            verdict = "ok"
-        except Exception as e:
-            failed += 1
-            verdict = f"FAILED {type(e).__name__}: {e}"
-        print(f"{run.__name__:<34} {time.monotonic() - started:6.2f} s  {verdict}")
-    print(f"{len(CASES)} cases with anthropic {anthropic.__version__} (Python), {failed} failed")
-    sys.exit(failed > 0)
-
-
-main()
+run(anthropic)
