@@ -60,8 +60,21 @@ fn an_accelerator_is_asked_for_and_told_of() {
     }
     let some = with(&["-dev", "stand-in", "-ngl", "2", "-ncmoe", "5", "-v"]);
     assert!(some.code == 0 && some.stderr.contains("attention of 2 of 6 layers, 16 of 96 experts, "), "{some:?}");
+    let ruled =
+        with(&["-dev", "stand-in", "-ot", r"blk\.[135]\..*_exps=GPU", "-ot", "exps=CPU", "-ot", "attn_q=CPU", "-v"]);
+    assert!(
+        ruled.code == 0 && ruled.stderr.contains("attention of 0 of 6 layers, 48 of 96 experts and the head"),
+        "{ruled:?}"
+    );
+    assert_eq!(with(&["-ot", "exps=CPU"]).stdout, plain.stdout);
     for (line, code, words) in [
         (&["-dev", "stand-in", "--cpu"][..], 2, "--cpu"),
+        (&["-ot", "no_such_tensor=CPU"], 2, "names no tensor"),
+        (&["--cpu", "-ot", "no_such_tensor=CPU"], 2, "names no tensor"),
+        (&["--cpu", "-ot", "exps=GPU"], 2, "leave one out"),
+        (&["-dev", "stand-in", "-ot", "ffn_up_exps=GPU", "-ot", "exps=CPU"], 2, "lie together"),
+        (&["-dev", "stand-in", "-ot", "exps=DISK"], 2, "kept by use"),
+        (&["-dev", "stand-in", "--cpu-moe", "-ncmoe", "1"], 2, "only some"),
         (&["-dev", "stand-in", "--vram", "1M", "-ngl", "6"], 3, "--vram"),
         (&["-dev", "abacus"], 2, "stand-in"),
     ] {
@@ -83,7 +96,6 @@ fn flags_of_llama_cpp_are_answered() {
         ("--no-mmap", "mapped"),
         ("-fa", "score matrix"),
         ("-sm", "CPU"),
-        ("-ot", "CPU"),
         ("--grammar", "grammar"),
         ("--json-schema", "schema"),
         ("-i", "chat"),

@@ -432,6 +432,10 @@ pub struct PlaceArgs {
     #[arg(long, value_name = "N", env = "THERMOCLINE_N_CPU_MOE", value_parser = length,
         allow_negative_numbers = true)]
     pub n_cpu_moe: Option<usize>,
+    /// [-ot] Where tensors lie whose names (as in GGUF files) a regular expression finds; DEV is CPU, CUDA0, METAL or DISK
+    #[arg(long, value_name = "REGEX=DEV", env = "THERMOCLINE_OVERRIDE_TENSOR", value_parser = crate::engine::Rule::parse,
+        value_delimiter = ',', allow_hyphen_values = true)]
+    pub override_tensor: Vec<crate::engine::Rule>,
     /// Everything on the processor
     #[arg(long, env = "THERMOCLINE_CPU", value_parser = FalseyValueParser::new())]
     pub cpu: bool,
@@ -470,10 +474,6 @@ pub struct PlanArgs {
     /// Print it as JSON
     #[arg(long, env = "THERMOCLINE_PLAN_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
-    /// [-ot] Where tensors lie whose names (as in GGUF files) a regular expression finds; DEV is CPU, CUDA0, METAL or DISK
-    #[arg(long, value_name = "REGEX=DEV", env = "THERMOCLINE_OVERRIDE_TENSOR", value_parser = super::plan::Rule::parse,
-        value_delimiter = ',', allow_hyphen_values = true)]
-    pub override_tensor: Vec<super::plan::Rule>,
     #[command(flatten)]
     pub place: PlaceArgs,
     #[command(flatten)]

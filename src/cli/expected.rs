@@ -12,7 +12,7 @@ use kernels::Isa;
 use std::path::{Path, PathBuf};
 
 /// Models with fewer bytes of experts in a token are quick anyway: nothing is measured for them.
-const SMALL: u64 = 4 << 20;
+pub const SMALL: u64 = 4 << 20;
 
 /// A model as it was opened.
 pub struct Expected {

@@ -2,6 +2,7 @@
 
 use super::terminal::{Passing, say_note};
 use crate::checkpoint::pack::cache;
+use crate::device::{Accelerator, Speeds};
 use crate::error::Result;
 use crate::experts::{GUESSED, PIECE};
 use crate::planner::cost::{self, Costs, Forecast, Setup, Work};
@@ -68,6 +69,22 @@ pub fn is_known(work: &Work, profile: &Profile, setup: &Setup, machine: &Machine
     prober.at_pace(setup.threads.1, 1e9);
     cost::costs(work, profile, setup, &mut prober)?;
     Ok(!prober.missing)
+}
+
+/// How fast an accelerator is: known, or measured now and kept.
+pub fn speeds(machine: &mut Machine, accelerator: &Accelerator) -> Result<Speeds> {
+    let name = accelerator.called();
+    if let Some(speeds) = machine.accelerator(&name) {
+        return Ok(speeds);
+    }
+    let mut passing = Passing::show("measuring the accelerator");
+    let speeds = Speeds::of(accelerator)?;
+    passing.clear();
+    if speeds.measured {
+        machine.keep_accelerator(name, speeds);
+        keep(machine);
+    }
+    Ok(speeds)
 }
 
 /// The disk under `file` at the reads the engine makes of an expert of `slot` bytes: known, or measured now.

@@ -15,6 +15,7 @@ mod device;
 mod doctor;
 mod expected;
 mod forecast;
+mod ground;
 mod hints;
 mod inspect;
 mod interrupt;

@@ -2,6 +2,7 @@
 
 use super::args::{CoreArgs, DraftArgs, LoadArgs, ModelArgs};
 use super::bundled;
+use super::ground::ground;
 use super::interrupt::Interrupts;
 use super::profile::{self, Recording};
 use super::progress::{Downloading, Loading, Packing};
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::pool::Pool;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub struct Opened {
     pub engine: Engine,
@@ -111,17 +113,23 @@ pub fn open(model: &ModelArgs, load: &LoadArgs, options: &Options, interrupts: &
         false => packed(&found.path, load, options, interrupts)?,
     };
     let habits = profile::place(load.profile.as_deref(), &checkpoint, &found.path, options.quant);
+    let (mut options, mut notes) = (options.clone(), vec![]);
+    if let Some(mut wanted) = options.wanted.take() {
+        wanted.ground = ground(&checkpoint, &options, &wanted, habits.as_deref(), &mut notes)?.map(Arc::new);
+        options.wanted = Some(wanted);
+    }
     let mut loading = Loading::new();
-    let engine = Engine::with(checkpoint, options, &mut |done, total| loading.show(done, total))?;
+    let engine = Engine::with(checkpoint, &options, &mut |done, total| loading.show(done, total))?;
     loading.finish();
+    notes.extend_from_slice(engine.notes());
     // What the config assumes is how such a file is meant; all else was asked for in vain.
     let assumed = &engine.config().notes;
     if load.strict
-        && let Some(downgrade) = engine.notes().iter().find(|note| !assumed.contains(note))
+        && let Some(downgrade) = notes.iter().find(|note| !assumed.contains(note))
     {
         return Err(Error::Usage(format!("--strict: {downgrade}")));
     }
-    for note in engine.notes() {
+    for note in &notes {
         say_note(note);
     }
     if load.verbose {

@@ -23,7 +23,7 @@ pub fn run(args: RunArgs) -> Done {
     let prompt = prompt(&args)?;
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.machine.cores);
-    options.wanted = device::wanted(&args.place)?;
+    options.wanted = Some(device::wanted(&args.place)?);
     options.context = args.machine.ctx_size;
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = template(&args.text.template);

@@ -118,7 +118,7 @@ pub fn run(args: ServeArgs) -> Done {
 
 fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)> {
     let mut options = open::options(&args.load, &args.machine.cores);
-    options.wanted = device::wanted(&args.place)?;
+    options.wanted = Some(device::wanted(&args.place)?);
     options.context = args.machine.ctx_size;
     options.rewind = args.machine.rewind.unwrap_or(options.rewind);
     options.template = run::template(&args.template);

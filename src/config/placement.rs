@@ -47,26 +47,6 @@ impl OnDevice {
     }
 }
 
-/// What is asked of an accelerator; the rest is decided by what fits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// `None`: whichever there is.
-    pub name: Option<DeviceName>,
-    /// Most bytes of its memory; `None`: what is free, less a margin.
-    pub memory: Option<u64>,
-    /// So many layers, the last ones, whole and no others; one more than there are: the head too.
-    pub layers: Option<usize>,
-    /// The first layer whose experts may lie there.
-    pub experts_from: usize,
-}
-
-impl Wanted {
-    /// Whether anything was said, so that a machine without an accelerator is worth a word.
-    pub fn asks(&self) -> bool {
-        *self != Wanted::default()
-    }
-}
-
 /// The accelerators there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceName {
@@ -74,6 +54,13 @@ pub enum DeviceName {
     StandIn,
     Cuda(usize),
     Metal,
+}
+
+impl DeviceName {
+    /// Whether its memory is the processor's too.
+    pub fn is_unified(self) -> bool {
+        matches!(self, DeviceName::StandIn | DeviceName::Metal)
+    }
 }
 
 impl fmt::Display for DeviceName {

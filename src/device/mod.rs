@@ -15,12 +15,14 @@ mod own;
 mod own;
 mod ring;
 mod slab;
+mod speeds;
 #[cfg(test)]
 mod tests;
 mod weight;
 
 pub use ring::Ring;
 pub use slab::{Chosen, Laid, Slab};
+pub use speeds::Speeds;
 pub use weight::Weight;
 
 use crate::config::placement::DeviceName;
@@ -119,6 +121,12 @@ impl Accelerator {
         Ok(Accelerator::of(name, device, name == DeviceName::StandIn, most))
     }
 
+    /// The first there is of those this program was built for; `None` where it was built for none.
+    pub fn first(most: Option<u64>) -> Option<Result<Arc<Accelerator>>> {
+        let built = [(cfg!(feature = "cuda"), DeviceName::Cuda(0)), (cfg!(feature = "metal"), DeviceName::Metal)];
+        built.into_iter().find(|(built, _)| *built).map(|(_, name)| Accelerator::open(name, most))
+    }
+
     fn of(name: DeviceName, device: Device, plodding: bool, most: Option<u64>) -> Arc<Accelerator> {
         let (held, peak) = (AtomicU64::new(0), AtomicU64::new(0));
         let own = own::Own::of(&device);
@@ -132,6 +140,25 @@ impl Accelerator {
     /// What tensors of it name as their device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// What its maker calls it, where that can be known.
+    pub fn model(&self) -> Option<String> {
+        match &self.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => device.cuda_stream().context().name().ok(),
+            _ => None,
+        }
+    }
+
+    /// Its name for people.
+    pub fn called(&self) -> String {
+        self.model().map_or_else(|| self.name.to_string(), |model| format!("{}, {model}", self.name))
+    }
+
+    /// Waits until everything that was begun is done.
+    pub fn finish(&self) -> Result<()> {
+        Ok(self.device.synchronize()?)
     }
 
     /// Bytes of its memory that nobody uses, where that can be known.

@@ -1,15 +1,18 @@
-//! What goes to an accelerator: laid down part by part, or as much as fits of what the command line leaves open.
+//! What goes to an accelerator: laid down part by part, or by the plan of what the command line leaves open.
 
 use super::Options;
 use super::place::less_margin;
-use crate::checkpoint::{Checkpoint, Kind, Part, Weights};
+use super::wanted::{Wanted, none_on_disk};
+use crate::checkpoint::{Checkpoint, Kind, Part};
 use crate::config::Config;
-use crate::config::placement::{DeviceName, OnDevice, Wanted};
+use crate::config::placement::{DeviceName, OnDevice};
 use crate::config::size::shown;
-use crate::device::{Accelerator, Laid};
+use crate::device::{Accelerator, Speeds};
 use crate::error::{Error, Result};
-use crate::model::KvShape;
-use std::collections::BTreeSet;
+use crate::planner::cost::Work;
+use crate::planner::hybrid::{Footprint, Ground, Hybrid, Told};
+use crate::planner::plan::Place;
+use crate::planner::profile::Profile;
 use std::sync::Arc;
 
 /// An opened accelerator and what will lie there.
@@ -18,50 +21,39 @@ pub(super) struct There {
     pub accelerator: Arc<Accelerator>,
     /// Bytes of weights, each expert a whole slot.
     pub weights: u64,
+    /// Why it lies so, where that was left to the plan.
+    pub reasons: Option<Reasons>,
+}
+
+/// What a plan was made from, to make it again.
+pub(super) struct Reasons {
+    pub work: Work,
+    pub ground: Ground,
+    pub told: Told,
+    pub room: Footprint,
+    /// Expected seconds of a token, and the least that any plan of the kind takes.
+    pub seconds: f64,
+    pub bound: f64,
 }
 
 /// Of an accelerator's memory never less than this is left to others, and to what computing takes.
 const LEAST_MARGIN: u64 = 512 << 20;
 
-/// What goes to which accelerator; `None`: nothing. `cache` has the context and formats that sessions will have. Notes are
-/// added to where what was asked for cannot be had, or was not asked for and is used.
-pub(super) fn there(
-    checkpoint: &Checkpoint,
-    options: &Options,
-    cache: &KvShape,
-    notes: &mut Vec<String>,
-) -> Result<Option<There>> {
-    let config = &checkpoint.config;
-    let (device, accelerator) = match (&options.placement.device, &options.wanted) {
-        (Some(device), _) => (Some(device.clone()), Accelerator::open(device.name, device.memory)?),
-        (None, Some(wanted)) => match open(wanted, notes)? {
-            Some(accelerator) => (None, accelerator),
-            None => return Ok(None),
-        },
-        (None, None) => return Ok(None),
-    };
-    let kinds = Weights::kinds(checkpoint, options.quant, options.relay)?;
-    let kind = |part| kinds[config.part_index(part).expect("a part of this model")];
-    let slot = slot_bytes(config, checkpoint, &kind);
-    let sizes =
-        Sizes { config, kind: &kind, slot, cache, sessions: options.sessions.max(1) as u64, accelerator: &accelerator };
-    let device = match (device, &options.wanted) {
-        (Some(device), _) => device,
-        (None, wanted) => sizes.fill(accelerator.name(), wanted.as_ref().expect("something was wanted")),
-    };
-    known(config, &device)?;
-    let weights = sizes.weights(&device);
-    Ok(Some(There { device, accelerator, weights }))
+/// The accelerator that options ask for, or the one there is. Notes are added to where what was asked for cannot be had.
+pub(super) fn open(options: &Options, notes: &mut Vec<String>) -> Result<Option<Arc<Accelerator>>> {
+    match (&options.placement.device, &options.wanted) {
+        (Some(device), _) => Accelerator::open(device.name, device.memory).map(Some),
+        (None, Some(wanted)) if !wanted.processor => wanted_one(wanted, notes),
+        (None, _) => Ok(None),
+    }
 }
 
-/// The accelerator that is wanted, or the one there is. A machine without any is a note where something was asked of it.
-fn open(wanted: &Wanted, notes: &mut Vec<String>) -> Result<Option<Arc<Accelerator>>> {
+/// A machine without any is a note where something was asked of it.
+fn wanted_one(wanted: &Wanted, notes: &mut Vec<String>) -> Result<Option<Arc<Accelerator>>> {
     if let Some(name) = wanted.name {
         return Accelerator::open(name, wanted.memory).map(Some);
     }
-    let found = [(cfg!(feature = "cuda"), DeviceName::Cuda(0)), (cfg!(feature = "metal"), DeviceName::Metal)];
-    let found = found.into_iter().find(|(built, _)| *built).map(|(_, name)| Accelerator::open(name, wanted.memory));
-    match found {
+    match Accelerator::first(wanted.memory) {
         Some(Ok(accelerator)) => return Ok(Some(accelerator)),
         Some(Err(why)) => notes.push(format!("{why}; everything is computed on the processor")),
         None if wanted.asks() => notes.push(
@@ -74,13 +66,75 @@ fn open(wanted: &Wanted, notes: &mut Vec<String>) -> Result<Option<Arc<Accelerat
     Ok(None)
 }
 
-/// Bytes of a slot that holds any expert of the model.
-fn slot_bytes(config: &Config, checkpoint: &Checkpoint, kind: &dyn Fn(Part) -> Kind) -> u64 {
-    let layer = |l: u16| {
-        let [gate, up, down] = Part::expert(l, 0).map(kind);
-        Laid { gate, up, down, order: checkpoint.down }.bytes() as u64
+/// What goes to `accelerator`, of what `room` has a place for in memory; `kind` says how each part lies.
+pub(super) fn there(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    accelerator: Option<Arc<Accelerator>>,
+    (room, kind): (Footprint, &dyn Fn(Part) -> Kind),
+    notes: &mut Vec<String>,
+) -> Result<Option<There>> {
+    let config = &checkpoint.config;
+    let told = match &options.wanted {
+        None => Told::default(),
+        Some(wanted) => {
+            let (told, said) = wanted.told(config, checkpoint.gguf_name())?;
+            notes.extend(said);
+            none_on_disk(&told)?;
+            told
+        }
     };
-    (0..config.layers.len() as u16).map(layer).max().unwrap_or(0)
+    let Some(accelerator) = accelerator else { return Ok(None) };
+    let (device, reasons) = match (&options.placement.device, &options.wanted) {
+        (Some(device), _) => (device.clone(), None),
+        (None, wanted) => {
+            let wanted = wanted.as_ref().expect("an accelerator was opened for it");
+            let memory = most_there(&accelerator, wanted.memory, notes);
+            let work = Work::of(config, checkpoint.down, kind);
+            let ground = match wanted.ground.as_deref() {
+                Some(ground) => ground.clone(),
+                None => Ground::assumed(&work, Profile::even(config), Speeds::of(&accelerator)?),
+            };
+            let (vram, shared) = (memory.unwrap_or(u64::MAX / 4), accelerator.name().is_unified());
+            planned(accelerator.name(), memory, (work, ground, told), Footprint { vram, shared, ..room.clone() })
+        }
+    };
+    known(config, &device)?;
+    let weights = weights(&room, &device, config, kind);
+    Ok(Some(There { device, accelerator, weights, reasons }))
+}
+
+/// Bytes of the accelerator's memory that may be used: what was asked for, or what is free less a margin.
+pub fn most_there(accelerator: &Accelerator, asked: Option<u64>, notes: &mut Vec<String>) -> Option<u64> {
+    match (asked, accelerator.free()) {
+        (Some(asked), Some(free)) if asked > free => {
+            let name = accelerator.name();
+            notes.push(format!("--vram: {} may be used of {name}, but only {} are free", shown(asked), shown(free)));
+            Some(asked)
+        }
+        (Some(asked), _) => Some(asked),
+        (None, free) => free.map(|free| less_margin(free, LEAST_MARGIN)),
+    }
+}
+
+/// What the plan puts there. Where nothing fits it is what was laid down, which will be refused with the bytes it takes.
+fn planned(
+    name: DeviceName,
+    memory: Option<u64>,
+    (work, ground, told): (Work, Ground, Told),
+    room: Footprint,
+) -> (OnDevice, Option<Reasons>) {
+    let experts = work.config.experts as u16;
+    let Some(found) = Hybrid::new(&work, &ground, &room, &told).solve() else {
+        let there = |place: Option<Place>| place == Some(Place::Accelerator);
+        let layers = told.layers.iter().enumerate().filter(|(_, layer)| there(layer.experts));
+        let experts = layers.flat_map(|(l, _)| (0..experts).map(move |e| (l as u16, e))).collect();
+        let dense = told.layers.iter().map(|layer| there(layer.dense)).collect();
+        return (OnDevice { name, memory, dense, head: told.head == Some(true), experts }, None);
+    };
+    let experts = found.experts(&ground.profile);
+    let device = OnDevice { name, memory, dense: found.dense(), head: found.head, experts };
+    (device, Some(Reasons { work, ground, told, room, seconds: found.seconds, bound: found.bound }))
 }
 
 /// Errors where `device` names what this model does not have.
@@ -96,86 +150,27 @@ fn known(config: &Config, device: &OnDevice) -> Result<()> {
     Ok(())
 }
 
-/// What parts of a model take on an accelerator.
-struct Sizes<'a> {
-    config: &'a Config,
-    kind: &'a dyn Fn(Part) -> Kind,
-    slot: u64,
-    cache: &'a KvShape,
-    sessions: u64,
-    accelerator: &'a Arc<Accelerator>,
-}
-
-impl Sizes<'_> {
-    fn bytes(&self, parts: impl IntoIterator<Item = Part>) -> u64 {
-        parts.into_iter().map(|part| (self.kind)(part).bytes() as u64).sum()
-    }
-
-    /// Everything of a layer but its experts.
-    fn dense(&self, l: u16) -> u64 {
-        self.bytes(Part::dense(l))
-    }
-
-    fn head(&self) -> u64 {
-        self.bytes([Part::OutputNorm, Part::Head])
-    }
-
-    /// A layer's cache, of all sessions.
-    fn cache(&self, layer: usize) -> u64 {
-        let mut only = vec![false; self.config.layers.len()];
-        only[layer] = true;
-        self.cache.clone().on_device(self.accelerator, &only).bytes_there().saturating_mul(self.sessions)
-    }
-
-    fn weights(&self, device: &OnDevice) -> u64 {
-        let dense = (0..self.config.layers.len() as u16).filter(|l| device.holds(Part::Router(*l)));
-        let head = if device.head { self.head() } else { 0 };
-        dense.map(|l| self.dense(l)).sum::<u64>() + head + self.slot * device.experts.len() as u64
-    }
-
-    /// As much as fits: attention and cache first, since every token uses all of it, the last layers before the others;
-    /// then the head; then experts. What was asked for by number goes there whether it fits or not.
-    fn fill(&self, name: DeviceName, wanted: &Wanted) -> OnDevice {
-        let layers = self.config.layers.len();
-        let memory = wanted.memory.or_else(|| {
-            let free = self.accelerator.free()?;
-            Some(less_margin(free, LEAST_MARGIN))
-        });
-        let mut room = memory.unwrap_or(u64::MAX);
-        let mut take = |bytes: u64, must: bool| {
-            let fits = must || bytes <= room;
-            room = if fits { room.saturating_sub(bytes) } else { room };
-            fits
-        };
-        let told = wanted.layers.map(|count| count.min(layers));
-        let may = |layer: usize| told.is_none_or(|count| layer + count >= layers);
-        let mut dense = vec![false; layers];
-        for layer in (0..layers).rev().filter(|layer| may(*layer)) {
-            dense[layer] = take(self.dense(layer as u16) + self.cache(layer), told.is_some());
-        }
-        // As llama.cpp counts, the head is one layer more.
-        let head = match wanted.layers {
-            Some(count) => count > layers && take(self.head(), true),
-            None => take(self.head(), false),
-        };
-        let mut experts = BTreeSet::new();
-        for layer in (wanted.experts_from..layers).rev().filter(|layer| may(*layer)) {
-            for index in 0..self.config.experts {
-                if take(self.slot, told.is_some()) {
-                    experts.insert((layer as u16, index as u16));
-                }
-            }
-        }
-        OnDevice { name, memory, dense, head, experts }
-    }
+/// Bytes of the weights that lie on `device`.
+fn weights(room: &Footprint, device: &OnDevice, config: &Config, kind: &dyn Fn(Part) -> Kind) -> u64 {
+    let dense = (0..config.layers.len() as u16).filter(|l| device.holds(Part::Router(*l)));
+    let dense = dense.flat_map(Part::dense).map(|part| kind(part).bytes() as u64).sum::<u64>();
+    let slot = room.layers.first().map_or(0, |layer| layer.expert.1);
+    dense + if device.head { room.head.1 } else { 0 } + slot * device.experts.len() as u64
 }
 
 /// What lies where, in one line.
 pub(super) fn sentence(config: &Config, there: &There) -> String {
     let OnDevice { name, dense, head, experts, .. } = &there.device;
     let layers = dense.iter().filter(|there| **there).count();
+    let real = there.reasons.as_ref().filter(|_| *name != DeviceName::StandIn); // nobody waits for a stand-in
+    let expected = real.map_or(String::new(), |reasons| {
+        let assumed = if reasons.ground.measured && reasons.ground.speeds.measured { "" } else { " at assumed speeds" };
+        let gap = 100.0 * (reasons.seconds / reasons.bound - 1.0).max(0.0);
+        let rate = 1.0 / reasons.seconds;
+        format!("; {rate:.1} tokens/s expected{assumed}, no plan of this kind is more than {gap:.1} % faster")
+    });
     format!(
-        "{name}: attention of {layers} of {} layers, {} of {} experts{}, {}",
+        "{name}: attention of {layers} of {} layers, {} of {} experts{}, {}{expected}",
         config.layers.len(),
         experts.len(),
         config.layers.len() * config.experts,

@@ -16,16 +16,19 @@ pub mod sampler;
 mod session;
 pub mod stops;
 pub mod text;
+mod wanted;
 
 pub use adjust::Adjusted;
 pub use answer::{Answer, Finish, Generation, Limits, Piece, Stats, Token, advance};
+pub use away::most_there;
 pub use draft::Drafting;
 pub use ledger::{Budget, Ledger, Line};
 pub use session::Session;
+pub use wanted::{Rule, Wanted, none_on_disk};
 
 use crate::checkpoint::{Beside, Checkpoint, Part, Quant, Relay, Weights};
 use crate::config::Config;
-pub use crate::config::placement::{DeviceName, OnDevice, Placement, PolicyName, Slots, Wanted};
+pub use crate::config::placement::{DeviceName, OnDevice, Placement, PolicyName, Slots};
 use crate::device::Accelerator;
 use crate::error::{Error, Result};
 use crate::experts::trace::{Header, Recorder};

@@ -4,19 +4,22 @@
 use super::away::{self, There};
 use super::ledger::{Budget, Ledger, Lines};
 use super::{CONTEXT, MOST_CONTEXT, Options};
-use crate::checkpoint::{Checkpoint, Part, Sizes, Weights};
+use crate::checkpoint::{Checkpoint, DownOrder, Kind, Part, Sizes, Weights};
 use crate::config::Config;
-use crate::config::placement::{DeviceName, Placement, Slots};
+use crate::config::placement::{Placement, Slots};
 use crate::config::size::{argument, shown};
+use crate::device::Accelerator;
 use crate::error::{Error, Result};
 use crate::experts::policy::{self, Shape};
 use crate::experts::{least_slots, slot_bytes};
 use crate::model::{KvShape, step_bytes};
 use crate::planner::budget::{Change, Needs, Plan, Tiered, Wish, advice};
 use crate::planner::hardware;
+use crate::planner::hybrid::Footprint;
 use crate::planner::memory::{self, Bound, Free};
 use kernels::attend::KvFormat;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What is decided.
 pub(super) struct Placed {
@@ -63,27 +66,22 @@ pub(super) fn place(
 ) -> Result<Placed> {
     let config = &checkpoint.config;
     let wish = wish(config, options, notes)?;
-    let there = away::there(checkpoint, options, &shape(config, options, &wish), notes)?;
-    let holds = |part| there.as_ref().is_some_and(|there| there.device.holds(part));
+    // Opening it takes memory of ours, which counts with what is held.
+    let accelerator = away::open(options, notes)?;
     hardware::trim();
     let base = memory::held().map_or(UNKNOWN_BASE, |held| held.now() + memory::code_to_come());
-    let account = Account {
-        config,
-        options,
-        sizes: Weights::sizes(checkpoint, options.quant, options.relay, Some(&holds))?,
-        base,
-        threads,
-        slot: slot_bytes(checkpoint, options.verify) as u64,
-        away: there.as_ref(),
-    };
+    let free = if options.ram.is_some() { None } else { memory::free() };
+    let budget = options.ram.or_else(|| free.as_ref().map(|free| budget_of(free, base)));
+    let sizes = |away: Option<&dyn Fn(Part) -> bool>| Weights::sizes(checkpoint, options.quant, options.relay, away);
+    let slot = slot_bytes(checkpoint, options.verify) as u64;
+    let alone = Account { config, options, sizes: sizes(None)?, base, threads, slot, away: None };
+    let kinds = Weights::kinds(checkpoint, options.quant, options.relay)?;
+    let kind = |part| kinds[config.part_index(part).expect("a part of this model")];
+    let room = alone.footprint(&wish, budget, (checkpoint.down, &kind), accelerator.as_ref());
+    let there = away::there(checkpoint, options, accelerator, (room, &kind), notes)?;
+    let holds = |part| there.as_ref().is_some_and(|there| there.device.holds(part));
+    let account = Account { sizes: sizes(Some(&holds))?, away: there.as_ref(), ..alone };
     account.fits_away(&wish, notes)?;
-    let (budget, free) = match options.ram {
-        Some(bytes) => (Some(bytes), None),
-        None => {
-            let free = memory::free();
-            (free.as_ref().map(|free| budget_of(free, base)), free)
-        }
-    };
     let needs = account.needs(&wish);
     if let (Some(asked), Some(free)) = (options.ram, memory::free()) {
         notes.extend(more_than_free(needs.bytes(Plan::Whole).min(asked), base, &free));
@@ -212,9 +210,14 @@ impl<'a> Requirements<'a> {
         self.account.ledger(&self.wish, plan)
     }
 
-    /// Bytes of the cache.
-    pub fn cache(&self) -> u64 {
-        self.account.cache(&self.wish)
+    /// What there is to place on an accelerator, and the room that a budget leaves for it in memory: see [`Footprint`].
+    pub fn footprint(
+        &self,
+        budget: Option<u64>,
+        lies: (DownOrder, &dyn Fn(Part) -> Kind),
+        accelerator: Option<&Arc<Accelerator>>,
+    ) -> Footprint {
+        self.account.footprint(&self.wish, budget, lies, accelerator)
     }
 
     /// Why `budget` is too small, and the smallest changes that fit.
@@ -252,11 +255,11 @@ impl Account<'_> {
         (self.away.map_or(0, |there| there.weights), self.kv(wish).bytes_there().saturating_mul(self.sessions()))
     }
 
-    /// What the stand-in holds is this machine's memory.
-    fn stand_in(&self, wish: &Wish) -> u64 {
-        let stands = self.away.is_some_and(|there| there.device.name == DeviceName::StandIn);
+    /// What lies on an accelerator whose memory is this machine's.
+    fn unified(&self, wish: &Wish) -> u64 {
+        let ours = self.away.is_some_and(|there| there.device.name.is_unified());
         let (weights, cache) = self.bytes_away(wish);
-        if stands { weights.saturating_add(cache) } else { 0 }
+        if ours { weights.saturating_add(cache) } else { 0 }
     }
 
     /// Errors where the accelerator's bound is too small for what is to lie there.
@@ -279,6 +282,32 @@ impl Account<'_> {
             notes.push(format!("{}: caches of 8 bits are kept as f16 there, about twice the bytes", device.name));
         }
         Ok(())
+    }
+
+    /// What there is to place, and the room that `budget` leaves for it in memory: none yet on the accelerator, for which
+    /// the cache takes as many bytes as here where none is opened.
+    fn footprint(
+        &self,
+        wish: &Wish,
+        budget: Option<u64>,
+        (order, kind): (DownOrder, &dyn Fn(Part) -> Kind),
+        accelerator: Option<&Arc<Accelerator>>,
+    ) -> Footprint {
+        let shape = shape(self.config, self.options, wish);
+        let cache = |layer| {
+            let (here, there) = shape.bytes_of(layer, accelerator);
+            (here.saturating_mul(self.sessions()), there.saturating_mul(self.sessions()))
+        };
+        let room = Footprint::of(self.config, order, kind, self.slot, &cache);
+        let needs = self.needs(wish);
+        let placed = room.layers.iter().map(|layer| layer.dense.0).sum::<u64>() + room.head.0;
+        let beside = match &needs.tiered {
+            Some(tiered) => tiered.dense,
+            None => needs.weights.saturating_sub(self.slot * self.experts() as u64),
+        };
+        let others = needs.fixed.saturating_add(beside).saturating_sub(placed);
+        let ram = budget.map_or(u64::MAX / 4, |budget| budget.saturating_sub(others));
+        Footprint { ram, disk: needs.tiered.is_some(), ..room }
     }
 
     fn sessions(&self) -> u64 {
@@ -322,7 +351,7 @@ impl Account<'_> {
 
     fn needs(&self, wish: &Wish) -> Needs {
         let own = [self.base, self.cache(wish), self.step(wish), self.threads(Plan::Whole), self.allocator()];
-        let beside = self.draft().saturating_add(self.stand_in(wish));
+        let beside = self.draft().saturating_add(self.unified(wish));
         let tiered = self.sizes.dense.map(|dense| Tiered {
             dense: dense + self.policy() + self.threads(Plan::Slots(0)) - self.threads(Plan::Whole),
             slot: self.slot,
@@ -364,7 +393,7 @@ impl Account<'_> {
         }
         let edges = if plan == Plan::Whole { self.sizes.edges } else { 0 };
         ledger.add("allocator, edges of pages", self.allocator() + edges);
-        ledger.add("the stand-in's memory", self.stand_in(wish));
+        ledger.add("what lies on the accelerator", self.unified(wish));
         if let Some(there) = self.away {
             let (weights, cache) = self.bytes_away(wish);
             let (name, what) = (there.device.name.to_string(), away::sentence(self.config, there));

@@ -49,6 +49,14 @@ impl KvShape {
         KvShape { there: Some((accelerator.clone(), there)), ..self }
     }
 
+    /// Bytes of one layer's cache, here and on `accelerator`; without one it is taken to need as many there.
+    pub fn bytes_of(&self, layer: usize, accelerator: Option<&Arc<Accelerator>>) -> (u64, u64) {
+        let window = self.windows[layer];
+        let (keys, values) = self.rings(self.positions(window, self.rewind));
+        let here = (self.kv_heads * (keys.bytes() + values.bytes())) as u64;
+        (here, accelerator.map_or(here, |accelerator| self.ring_there(accelerator, window).bytes()))
+    }
+
     /// The accelerator a layer's cache lies on.
     fn there(&self, layer: usize) -> Option<&Arc<Accelerator>> {
         self.there.as_ref().filter(|(_, dense)| dense[layer]).map(|(accelerator, _)| accelerator)

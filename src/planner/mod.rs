@@ -4,6 +4,7 @@ pub mod budget;
 pub mod cost;
 pub mod disk;
 pub mod hardware;
+pub mod hybrid;
 pub mod memory;
 pub mod picture;
 pub mod plan;

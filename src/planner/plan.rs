@@ -5,6 +5,16 @@
 //! on the disk. Layers are held together by two budgets only, so prices for a byte of each decide every layer alone
 //! (Everett 1963); the prices found bound what any plan could reach.
 
+/// Where something lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In memory, and computed by the processor.
+    Processor,
+    Accelerator,
+    /// Read by the processor when it is needed.
+    Disk,
+}
+
 /// What one layer offers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerProblem {
@@ -19,7 +29,10 @@ pub struct LayerProblem {
     pub read: f64,
     /// Seconds of a way there and back between processor and accelerator.
     pub crossing: f64,
-    pub expert_bytes: u64,
+    /// Bytes of an expert, in memory and on the accelerator.
+    pub expert_bytes: (u64, u64),
+    /// The accelerator's memory is ours too: what lies there counts in both.
+    pub shared: bool,
     /// What is allowed: experts on the accelerator at least and at most, attention there (`None`: as is best), experts on
     /// the disk at least and at most.
     pub on_gpu: (usize, usize),
@@ -75,11 +88,38 @@ impl LayerProblem {
             true => any(&self.heat[choice.gpu..]),
             false => any(&self.heat[..choice.gpu]),
         };
-        self.together(choice, all, gpu, disk, across)
+        self.together(choice.dense_on_gpu, all, gpu, disk, across)
     }
 
-    fn together(&self, choice: Choice, all: f64, gpu: f64, disk: f64, across: f64) -> f64 {
-        let dense = if choice.dense_on_gpu { self.dense.1 } else { self.dense.0 };
+    /// The same of any experts anywhere: `lies` says where, of those from the hottest on.
+    pub fn seconds_with(&self, dense_on_gpu: bool, lies: &dyn Fn(usize) -> Place) -> f64 {
+        let all: f64 = self.heat.iter().sum();
+        let (mut gpu, mut disk, mut none_across) = (0.0, 0.0, 1.0);
+        for (rank, q) in self.heat.iter().enumerate() {
+            let place = lies(rank);
+            match place {
+                Place::Accelerator => gpu += q,
+                Place::Disk => disk += q,
+                Place::Processor => {}
+            }
+            if dense_on_gpu != (place == Place::Accelerator) {
+                none_across *= 1.0 - q;
+            }
+        }
+        self.together(dense_on_gpu, all, gpu, disk, 1.0 - none_across)
+    }
+
+    /// Whether what was laid down has room for this.
+    pub fn allows(&self, choice: Choice) -> bool {
+        let within = |count: usize, (least, most): (usize, usize)| (least..=most).contains(&count);
+        within(choice.gpu, self.on_gpu)
+            && within(choice.disk, self.on_disk)
+            && choice.gpu + choice.disk <= self.heat.len()
+            && self.dense_on_gpu.is_none_or(|only| only == choice.dense_on_gpu)
+    }
+
+    fn together(&self, dense_on_gpu: bool, all: f64, gpu: f64, disk: f64, across: f64) -> f64 {
+        let dense = if dense_on_gpu { self.dense.1 } else { self.dense.0 };
         let experts = (self.cpu * (all - gpu)).max(self.gpu * gpu).max(self.read * disk - dense);
         dense + experts + across * self.crossing
     }
@@ -87,8 +127,12 @@ impl LayerProblem {
     /// Bytes on the accelerator and in memory.
     pub fn bytes(&self, choice: Choice) -> (u64, u64) {
         let here = self.heat.len() - choice.gpu - choice.disk;
-        let (gpu, ram) = (choice.gpu as u64 * self.expert_bytes, here as u64 * self.expert_bytes);
-        if choice.dense_on_gpu { (gpu + self.dense_bytes.1, ram) } else { (gpu, ram + self.dense_bytes.0) }
+        let (gpu, ram) = (choice.gpu as u64 * self.expert_bytes.1, here as u64 * self.expert_bytes.0);
+        let (gpu, ram) = match choice.dense_on_gpu {
+            true => (gpu + self.dense_bytes.1, ram),
+            false => (gpu, ram + self.dense_bytes.0),
+        };
+        (gpu, if self.shared { ram + gpu } else { ram })
     }
 
     /// Every choice that is allowed, with its time and bytes.
@@ -113,7 +157,7 @@ impl LayerProblem {
                 for (disk, &colder) in cold.iter().enumerate().take(most + 1).skip(self.on_disk.0) {
                     let choice = Choice { dense_on_gpu, gpu, disk };
                     let across = if dense_on_gpu { any_cold[experts - gpu] } else { any_hot[gpu] };
-                    let seconds = self.together(choice, hot[experts], hot[gpu], colder, across);
+                    let seconds = self.together(dense_on_gpu, hot[experts], hot[gpu], colder, across);
                     offers.push(Offer { choice, seconds, bytes: self.bytes(choice) });
                 }
             }
@@ -156,7 +200,10 @@ impl Problem {
         let mut search = Search { problem: self, offers: &offers, bound: f64::NEG_INFINITY, best: None };
         // A price beyond which nothing is worth a byte: the longest layer for the smallest thing there is to place.
         let longest = offers.iter().flatten().map(|o| o.seconds).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
-        let sizes = self.layers.iter().flat_map(|l| [l.expert_bytes, l.dense_bytes.0, l.dense_bytes.1]);
+        let sizes = self.layers.iter().flat_map(|l| {
+            let ((a, b), (c, d)) = (l.expert_bytes, l.dense_bytes);
+            [a, b, c, d]
+        });
         let dearest = longest / sizes.filter(|bytes| *bytes > 0).min().unwrap_or(1) as f64;
         let (mut low, mut high) = (0.0, dearest);
         let mut prices = (search.vram_price(0.0, dearest), 0.0);
@@ -332,7 +379,8 @@ mod tests {
                     gpu,
                     read,
                     crossing,
-                    expert_bytes: 2,
+                    expert_bytes: (2, 2),
+                    shared: false,
                     on_gpu: (0, experts),
                     dense_on_gpu: None,
                     on_disk: (0, experts),
@@ -401,7 +449,8 @@ mod tests {
                     gpu: 8e-6,
                     read: 1e-3,
                     crossing: 20e-6,
-                    expert_bytes: 2 << 20,
+                    expert_bytes: (2 << 20, 2 << 20),
+                    shared: false,
                     on_gpu: (0, 32),
                     dense_on_gpu: None,
                     on_disk: (0, 32),

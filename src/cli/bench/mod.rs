@@ -33,7 +33,7 @@ pub fn run(args: &BenchArgs) -> Done {
     let tests = tests(args)?;
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
-    options.wanted = device::wanted(&args.place)?;
+    options.wanted = Some(device::wanted(&args.place)?);
     options.context = tests.iter().map(|t| t.depth + t.tokens).max();
     let streams = tests.iter().map(|t| t.streams).max().unwrap_or(1);
     (options.sessions, options.logits) = (streams, streams);

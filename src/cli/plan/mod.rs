@@ -2,32 +2,33 @@
 //! headers only.
 
 mod gpu;
+mod hybrid;
 mod report;
-mod told;
 
 pub use gpu::{Gpu, parse as parse_gpu};
-pub use told::Rule;
 
 use super::args::{LoadArgs, ModelArgs, PlanArgs};
 use super::interrupt::Interrupts;
 use super::terminal::{self, Passing, say, say_note};
-use super::{Done, bundled, forecast, open, profile};
+use super::{Done, bundled, device, forecast, open, profile};
 use crate::checkpoint::hub::{ModelName, Remote};
 use crate::checkpoint::pack::cache;
 use crate::checkpoint::{Checkpoint, DownOrder, Header, Kind, Part, Quant, Sizes};
 use crate::config::Config;
-use crate::config::size::shown;
-use crate::engine::{Options, Requirements};
+use crate::device::Accelerator;
+use crate::engine::{Options, Requirements, Wanted, none_on_disk};
 use crate::error::{Error, Result};
 use crate::experts::PIECE;
 use crate::planner::budget::Plan as Memory;
 use crate::planner::cost::{Costs, Forecast, Setup, Work};
 use crate::planner::hardware::machine::{Machine, Timing};
+use crate::planner::hybrid::heat;
 use crate::planner::picture;
-use crate::planner::plan::{Choice, LayerProblem, Problem, Solution};
+use crate::planner::plan::Choice;
 use crate::planner::profile::Profile;
 use crate::planner::rehearsal::{Keeping, Reading};
 use crate::pool::Pool;
+use hybrid::Target;
 use kernels::Isa;
 use kernels::attend::KvFormat;
 use std::path::{Path, PathBuf};
@@ -121,8 +122,8 @@ struct Planned {
     machine: String,
     setup: Setup,
     profile: Profile,
-    /// What the accelerator would be.
-    gpu: Option<Gpu>,
+    /// The accelerator that is planned for.
+    target: Option<Target>,
     budget: Option<u64>,
     memory: Memory,
     choices: Vec<Choice>,
@@ -138,12 +139,13 @@ struct Planned {
 
 pub fn run(args: &PlanArgs) -> Done {
     Interrupts::watch()?;
-    refuse(args)?;
+    let wanted = device::wanted(&args.place)?;
+    refuse(args, &wanted)?;
     let options = options(args);
     let isa = Isa::from_env().map_err(Error::Usage)?;
     let mut machine = forecast::machine(isa, args.probe);
     let model = model(&args.model, &args.load, options.quant)?;
-    let planned = plan(args, &options, model, &mut machine, isa)?;
+    let planned = plan(args, &options, &wanted, model, &mut machine, isa)?;
     if let Some(file) = &args.picture {
         draw(file, &planned)?;
     }
@@ -157,28 +159,20 @@ pub fn run(args: &PlanArgs) -> Done {
 }
 
 /// Requests that contradict themselves.
-fn refuse(args: &PlanArgs) -> Result<()> {
-    let place = &args.place;
+fn refuse(args: &PlanArgs, wanted: &Wanted) -> Result<()> {
     let wrong = |text: &str| Err(Error::Usage(text.to_string()));
-    let gpu_wanted = place.vram.is_some() || place.gpu_layers.is_some_and(|n| n > 0);
-    if args.gpu.is_none() && gpu_wanted {
+    if args.gpu.is_some() && (args.place.cpu || args.place.device.is_some()) {
         return wrong(
-            "this program has no accelerator to use: describe one with --gpu to plan for it, or leave --vram and --gpu-layers out",
+            "--gpu describes an accelerator to plan for, --device names one that is there and --cpu says that none is used: \
+             leave all but one out",
         );
     }
-    if place.cpu && (args.gpu.is_some() || gpu_wanted) {
+    let asked = wanted.memory.is_some() || wanted.layers.is_some_and(|n| n > 0) || wanted.overrides_to_accelerator();
+    if args.gpu.is_none() && wanted.name.is_none() && asked && Accelerator::first(None).is_none() {
         return wrong(
-            "--cpu says that everything runs on the processor: leave it out, or leave out --gpu, --vram and --gpu-layers",
+            "this program has no accelerator to use: describe one with --gpu to plan for it, or leave --vram, --gpu-layers \
+             and -ot for it out",
         );
-    }
-    if let Some(device) = &place.device {
-        match (["cpu", "none"].contains(&device.to_lowercase().as_str()), args.gpu.is_some()) {
-            (false, false) => {
-                return wrong("--device: only the CPU is there; --gpu describes an accelerator to plan for");
-            }
-            (true, true) => return wrong("--device says that only the CPU is used: leave it out, or leave out --gpu"),
-            (true, false) | (false, true) => {}
-        }
     }
     match &args.picture {
         Some(path) if path.extension().is_none_or(|e| e != "svg") => {
@@ -216,7 +210,15 @@ impl Ground<'_> {
     }
 }
 
-fn plan(args: &PlanArgs, options: &Options, model: Model, machine: &mut Machine, isa: Isa) -> Result<Planned> {
+fn plan(
+    args: &PlanArgs,
+    options: &Options,
+    wanted: &Wanted,
+    model: Model,
+    machine: &mut Machine,
+    isa: Isa,
+) -> Result<Planned> {
+    let target = hybrid::target(args, wanted, machine)?;
     let mut notes = model.config.notes.clone();
     let (sizes, slot) = model.sizes();
     let needs_of = Requirements::new(&model.config, options, sizes, slot, &mut notes)?;
@@ -231,16 +233,16 @@ fn plan(args: &PlanArgs, options: &Options, model: Model, machine: &mut Machine,
         depth: args.n_depth.unwrap_or(0).max(64).min(wish.context),
         prompt: args.n_prompt.unwrap_or(512).min(wish.context).max(1),
         chunk: wish.chunk,
-        mapped: args.gpu.is_none() && needs_of.budget().is_none_or(|b| needs_of.needs().plan(b) == Some(Memory::Whole)),
+        mapped: target.is_none() && needs_of.budget().is_none_or(|b| needs_of.needs().plan(b) == Some(Memory::Whole)),
     };
     let work = Work::of(&model.config, model.down, &|part| model.kind(part));
     let budget = needs_of.budget();
-    let (told, said) = told::told(args, &model)?;
+    let (told, said) = wanted.told(&model.config, model.tensor)?;
     said.iter().try_for_each(|note| downgrade(note, args.load.strict))?;
-    let gpu = args.gpu.clone().map(|gpu| Gpu { vram: args.place.vram.unwrap_or(gpu.vram), ..gpu });
+    none_on_disk(&told)?;
     let needs = needs_of.needs();
     let fits = |budget: Option<u64>| budget.map_or(Some(Memory::Whole), |budget| needs.plan(budget));
-    if gpu.is_none() && fits(budget).is_none() {
+    if target.is_none() && fits(budget).is_none() {
         return Err(Error::Infeasible(needs_of.refusal(budget.unwrap_or(0))));
     }
     let (costs, measured) = forecast::costs(&work, &profile, &setup, machine, isa, None)?;
@@ -265,30 +267,26 @@ fn plan(args: &PlanArgs, options: &Options, model: Model, machine: &mut Machine,
         forecast::keep(machine);
     }
     let ground = Ground { costs, options, reading, profile: &profile };
-    let (ledger_plan, choices, token, prompt, bound, vram, gpu_price) = match &gpu {
+    let (ledger_plan, choices, token, prompt, bound, vram, gpu_price) = match &target {
         None => {
             let memory = fits(budget).expect("a plan that does not fit was refused above");
             let (token, prompt) = forecast::both(&ground.costs, &profile, ground.keeping(memory), &reading);
             (memory, by_heat(&profile, memory), token, prompt, None, vec![], None)
         }
-        Some(gpu) => {
-            let problem = problem(&told, &work, &ground, gpu, &needs_of, budget, slot)?;
-            let Some(found) = problem.solve() else {
-                return Err(Error::Infeasible(no_room(args, &problem, gpu, budget)));
-            };
-            let more = Problem { vram: problem.vram + (1 << 30), ..problem.clone() }.solve();
-            let gain = more.map(|more| 1.0 / (more.seconds + extra(&ground)) - 1.0 / (found.seconds + extra(&ground)));
-            hybrid(&problem, found, &ground, gpu, gain)
+        Some(target) => {
+            let lies = (model.down, &|part| model.kind(part) as Kind);
+            let room = needs_of.footprint(budget, (lies.0, lies.1), target.accelerator.as_ref());
+            hybrid::plan(&work, &ground, target, room, &told, budget)?
         }
     };
-    let prices = prices(&ground, &needs, budget, &token, gpu.is_none(), gpu_price);
-    let other = if gpu.is_none() { other(&ground, options, &model, slot, budget, &token) } else { None };
+    let prices = prices(&ground, &needs, budget, &token, target.is_none(), gpu_price);
+    let other = if target.is_none() { other(&ground, options, &model, slot, budget, &token) } else { None };
     let ledger = needs_of.ledger(ledger_plan).lines.into_iter().filter(|l| l.bytes > 0).map(|l| (l.name, l.bytes));
     let ledger = ledger.collect();
     Ok(Planned {
         machine: machine.name.clone(),
         setup,
-        gpu,
+        target,
         budget,
         memory: ledger_plan,
         choices,
@@ -326,13 +324,6 @@ fn downgrade(note: &str, strict: bool) -> Result<()> {
     Ok(())
 }
 
-/// The heat of a layer's experts, descending.
-fn heat(profile: &Profile, layer: usize) -> Vec<f64> {
-    let mut heat: Vec<f64> = (0..profile.experts).map(|e| profile.frequency(layer, e)).collect();
-    heat.sort_by(|a, b| b.total_cmp(a));
-    heat
-}
-
 /// With slots: the hottest of all experts are those most often in memory.
 fn by_heat(profile: &Profile, memory: Memory) -> Vec<Choice> {
     let layers = profile.layers.len();
@@ -345,128 +336,6 @@ fn by_heat(profile: &Profile, memory: Memory) -> Vec<Choice> {
     let mut choices = vec![Choice { disk: profile.experts, ..Choice::default() }; layers];
     all.iter().take(count).for_each(|(_, _, l)| choices[*l].disk -= 1);
     choices
-}
-
-/// Seconds of a token beside its layers.
-fn extra(ground: &Ground<'_>) -> f64 {
-    ground.costs.head.seconds
-}
-
-/// Of what an accelerator's memory could give, so much is reached by kernels that read and multiply.
-const REACHED: f64 = 0.7;
-/// Seconds to start work there, and for a way there and back.
-const LAUNCH: f64 = 8e-6;
-const CROSSING: f64 = 30e-6;
-/// Bytes of its memory that are not ours: the driver's, the desktop's.
-const GPU_MARGIN: u64 = 512 << 20;
-
-fn problem(
-    told: &[told::Layer],
-    work: &Work,
-    ground: &Ground<'_>,
-    gpu: &Gpu,
-    needs: &Requirements<'_>,
-    budget: Option<u64>,
-    slot: u64,
-) -> Result<Problem> {
-    let layers = work.layers.len();
-    let at = |bytes: f64| bytes / (gpu.bandwidth * REACHED) + LAUNCH;
-    let wide = work.config.width as f64 * 8.0 / gpu.link;
-    let cache = needs.cache() / layers as u64;
-    let layer = |l: usize| {
-        let cost = &ground.costs.layers[l];
-        let dense = work.dense_bytes(l);
-        let expert = work.expert_bytes(l) as f64;
-        let read = expert * (1.0 + 2.0 * ground.profile.firing(l)) / 3.0;
-        let k = ground.costs.active as f64;
-        let all = cost.one.seconds + cost.more.seconds * (k - 1.0);
-        let mut problem = LayerProblem {
-            heat: heat(ground.profile, l),
-            dense: (cost.fixed().seconds, at(dense as f64) + 4.0 * LAUNCH),
-            dense_bytes: (dense, dense + cache),
-            cpu: all / k,
-            gpu: at(read) - LAUNCH + LAUNCH / k,
-            read: ground.reading.among.seconds,
-            crossing: CROSSING + wide,
-            expert_bytes: slot,
-            on_gpu: (0, work.config.experts),
-            dense_on_gpu: None,
-            on_disk: (0, work.config.experts),
-        };
-        told[l].bind(&mut problem);
-        problem
-    };
-    let problem = (0..layers).map(layer).collect::<Vec<_>>();
-    let needs = needs.needs();
-    let dense: u64 = (0..layers).map(|l| work.dense_bytes(l)).sum();
-    // What stays in memory whatever is decided: the embedding, the head, the cache, the program.
-    let beside = needs.tiered.as_ref().map_or(0, |t| t.dense.saturating_sub(dense)) + needs.fixed;
-    let ram = budget.map_or(u64::MAX / 4, |budget| budget.saturating_sub(beside));
-    Ok(Problem { layers: problem, vram: gpu.vram.saturating_sub(GPU_MARGIN), ram })
-}
-
-fn no_room(args: &PlanArgs, problem: &Problem, gpu: &Gpu, budget: Option<u64>) -> String {
-    let least = |of: fn((u64, u64)) -> u64| -> u64 {
-        let layer = |l: &LayerProblem| {
-            let all = [false, true].into_iter().filter(|on| l.dense_on_gpu.is_none_or(|only| only == *on));
-            let few = Choice { gpu: l.on_gpu.0, disk: l.on_disk.1.min(l.heat.len() - l.on_gpu.0), dense_on_gpu: false };
-            all.map(|dense_on_gpu| of(l.bytes(Choice { dense_on_gpu, ..few }))).min().unwrap_or(0)
-        };
-        problem.layers.iter().map(layer).sum()
-    };
-    let (vram, ram) = (least(|bytes| bytes.0), least(|bytes| bytes.1));
-    if vram > problem.vram {
-        let told = args.place.gpu_layers.map_or(String::new(), |n| format!("--gpu-layers {n}: "));
-        return format!(
-            "{told}{} bytes of the accelerator's memory are the least that does, {} too few in its {}: --vram {} fits, or \
-             fewer --gpu-layers, or --cpu-moe",
-            vram,
-            vram - problem.vram,
-            shown(gpu.vram),
-            crate::config::size::argument(vram + GPU_MARGIN)
-        );
-    }
-    let short = ram.saturating_sub(problem.ram);
-    format!(
-        "{} bytes of memory are missing beside the accelerator: --ram {} fits",
-        short,
-        crate::config::size::argument(budget.unwrap_or(0) + short)
-    )
-}
-
-type Hybrid = (Memory, Vec<Choice>, Forecast, Forecast, Option<f64>, Vec<(String, u64)>, Option<(String, f64)>);
-
-/// A plan with an accelerator, as figures.
-fn hybrid(problem: &Problem, found: Solution, ground: &Ground<'_>, gpu: &Gpu, gain: Option<f64>) -> Hybrid {
-    let seconds = found.seconds + extra(ground);
-    let by_layer: Vec<f64> = problem.layers.iter().zip(&found.choices).map(|(l, c)| l.seconds(*c)).collect();
-    let dense = problem.layers.iter().zip(&found.choices);
-    let dense: f64 = dense.map(|(l, c)| if c.dense_on_gpu { l.dense.1 } else { l.dense.0 }).sum();
-    let parts =
-        vec![("all but experts", dense), ("experts, crossings", found.seconds - dense), ("head", extra(ground))];
-    let missing = problem.layers.iter().zip(&found.choices);
-    let missing = missing.map(|(l, c)| l.heat[l.heat.len() - c.disk..].iter().sum::<f64>()).sum();
-    // Nothing of the accelerator was measured.
-    let timing = Timing { seconds, low: seconds * 0.75, high: seconds * 1.5 };
-    let token = Forecast { seconds: timing, parts, by_layer, missing };
-    // Prompts are computed where the weights lie; what the accelerator would save of them is not forecast.
-    let layers = ground.costs.layers.len();
-    let prompt = crate::planner::cost::prompt(&ground.costs, &vec![0.0; layers], ground.reading.among);
-    let here = |c: &Choice, l: &LayerProblem| l.heat.len() - c.gpu - c.disk;
-    let count: usize = problem.layers.iter().zip(&found.choices).map(|(l, c)| here(c, l)).sum();
-    let all: usize = problem.layers.iter().map(|l| l.heat.len()).sum();
-    let memory = if count == all { Memory::Whole } else { Memory::Slots(count) };
-    let experts: usize = found.choices.iter().map(|c| c.gpu).sum();
-    let slot = problem.layers.first().map_or(0, |l| l.expert_bytes);
-    let there = problem.layers.iter().zip(&found.choices).filter(|(_, c)| c.dense_on_gpu);
-    let dense_bytes: Vec<u64> = there.map(|(l, _)| l.dense_bytes.1).collect();
-    let vram = vec![
-        (format!("attention and cache of {} layers", dense_bytes.len()), dense_bytes.iter().sum()),
-        (format!("{experts} experts"), experts as u64 * slot),
-        ("left to driver and desktop".to_string(), GPU_MARGIN.min(gpu.vram)),
-    ];
-    let price = gain.map(|gain| ("+1 GiB of the accelerator's memory".to_string(), gain));
-    (memory, found.choices, token, prompt, Some(found.bound + extra(ground)), vram, price)
 }
 
 /// What more memory would buy, in tokens/s.

@@ -31,12 +31,16 @@ pub fn text(planned: &Planned) -> String {
         planned.setup.prompt,
         planned.setup.prompt as f64 / planned.prompt.seconds.seconds,
     );
-    if let Some(gpu) = &planned.gpu {
+    if let Some(target) = &planned.target {
+        let (how, so) = match target.speeds.measured {
+            true => ("as measured", ""),
+            false => ("as described", ": nothing of it was measured, so the interval is wide"),
+        };
         out.push_str(&format!(
-            "with an accelerator as described ({}, {}, {:.0} GB/s): nothing of it was measured, so the interval is wide\n",
-            gpu.name,
-            shown(gpu.vram),
-            gpu.bandwidth / 1e9
+            "with an accelerator {how} ({}, {}, products at {:.0} GB/s){so}\n",
+            target.name,
+            shown(target.vram),
+            target.speeds.bandwidth / 1e9
         ));
     }
     out.push_str(&format!("{}\n\n", habits(planned)));
@@ -156,7 +160,10 @@ pub fn value(planned: &Planned) -> Value {
         "memory": lines(&planned.ledger),
         "vram": lines(&planned.vram),
         "budget_bytes": planned.budget,
-        "gpu": planned.gpu.as_ref().map(|g| json!({"name": g.name, "vram": g.vram, "bandwidth": g.bandwidth, "link": g.link})),
+        "gpu": planned.target.as_ref().map(|t| json!({
+            "name": t.name, "vram": t.vram, "bandwidth": t.speeds.bandwidth, "link": t.speeds.link,
+            "measured": t.speeds.measured,
+        })),
         "gains": planned.prices.iter()
             .map(|(what, gain)| json!({"with": what, "tokens_per_second": gain})).collect::<Vec<_>>(),
         "next_best": planned.other.as_ref().map(|(what, rate)| json!({"with": what, "tokens_per_second": rate})),

@@ -1,5 +1,6 @@
 //! What was measured on this machine, kept as JSON for the next time; another machine's figures are not used.
 
+use crate::device::Speeds;
 use crate::error::{Error, Result};
 use crate::planner::disk::DiskSpeed;
 use crate::pool::Pool;
@@ -89,6 +90,8 @@ pub struct Machine {
     timings: BTreeMap<String, Measured>,
     /// By disk and bytes of a read: reads in flight and bytes per second, and whether the page cache was avoided.
     disks: BTreeMap<String, (Vec<(usize, f64)>, bool)>,
+    /// By the name each is called.
+    accelerators: BTreeMap<String, Speeds>,
 }
 
 impl Machine {
@@ -98,7 +101,7 @@ impl Machine {
         let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         let model = model.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
         let name = format!("{model}, {} cores, {}", Pool::cores(), isa.name());
-        Machine { name, timings: BTreeMap::new(), disks: BTreeMap::new() }
+        Machine { name, timings: BTreeMap::new(), disks: BTreeMap::new(), accelerators: BTreeMap::new() }
     }
 
     pub fn measured(&self, key: &str) -> Option<Measured> {
@@ -119,6 +122,15 @@ impl Machine {
         if let Some(key) = disk_key(file, speed.piece) {
             self.disks.insert(key, (speed.by_depth.clone(), speed.direct));
         }
+    }
+
+    /// How fast an accelerator is, if that was measured.
+    pub fn accelerator(&self, name: &str) -> Option<Speeds> {
+        self.accelerators.get(name).copied()
+    }
+
+    pub fn keep_accelerator(&mut self, name: String, speeds: Speeds) {
+        self.accelerators.insert(name, speeds);
     }
 
     /// What is known of this machine at `path`: nothing where there is no such file or it is another machine's. Damage is
@@ -156,6 +168,13 @@ impl Machine {
             };
             machine.disks.insert(key.clone(), (depths, value["direct"].as_bool().unwrap_or(false)));
         }
+        for (name, value) in map("accelerators") {
+            let number = |i: usize| value[i].as_f64().filter(|x| x.is_finite() && *x > 0.0);
+            let [Some(bandwidth), Some(launch), Some(crossing), Some(link)] = [0, 1, 2, 3].map(number) else {
+                return Err(wrong(format!("{name}: expected four numbers above 0, found {value}")));
+            };
+            machine.keep_accelerator(name.clone(), Speeds { bandwidth, launch, crossing, link, measured: true });
+        }
         Ok(machine)
     }
 
@@ -168,7 +187,14 @@ impl Machine {
             .iter()
             .map(|(key, (by_depth, direct))| (key.clone(), json!({"by_depth": by_depth, "direct": direct})))
             .collect();
-        let value = json!({"version": VERSION, "machine": self.name, "timings": timings, "disks": disks});
+        let accelerators: Map<String, Value> = self
+            .accelerators
+            .iter()
+            .map(|(name, s)| (name.clone(), json!([s.bandwidth, s.launch, s.crossing, s.link])))
+            .collect();
+        let value = json!({
+            "version": VERSION, "machine": self.name, "timings": timings, "disks": disks, "accelerators": accelerators,
+        });
         path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(failed)?;
         let beside = path.with_extension(format!("{}.partial", std::process::id()));
         let text = format!("{value:#}\n");
@@ -201,8 +227,11 @@ mod tests {
         let timing = Timing { seconds: 2e-6, low: 1e-6, high: 3e-6 };
         machine.keep("a".into(), Measured { timing, bytes: 1e4, pace: 2e10 });
         machine.keep_disk(&path, &DiskSpeed { piece: 4096, by_depth: vec![(1, 1e9)], direct: true });
+        let speeds = Speeds { measured: true, ..Speeds::described(272e9, 25e9) };
+        machine.keep_accelerator("cuda:0, some card".into(), speeds);
         machine.write(&path).unwrap();
         assert_eq!(Machine::read(&path, isa).unwrap().measured("a"), machine.measured("a"));
+        assert_eq!(Machine::read(&path, isa).unwrap().accelerator("cuda:0, some card"), Some(speeds));
         let mut other = machine.clone();
         other.name.push('x');
         other.write(&path).unwrap();
@@ -218,6 +247,12 @@ mod tests {
         )
         .unwrap();
         assert!(Machine::read(&path, isa).unwrap_err().to_string().contains("five numbers"));
+        std::fs::write(
+            &path,
+            json!({"version": VERSION, "machine": name, "accelerators": {"a": [1, 2, 3, 0]}}).to_string(),
+        )
+        .unwrap();
+        assert!(Machine::read(&path, isa).unwrap_err().to_string().contains("four numbers"));
     }
 
     #[test]

@@ -1,0 +1,151 @@
+//! Plans with an accelerator: one that is there, or one that is described.
+
+use super::{Gpu, Ground};
+use crate::cli::args::PlanArgs;
+use crate::cli::forecast;
+use crate::config::size::{argument, shown};
+use crate::device::{Accelerator, Speeds};
+use crate::engine::{Wanted, most_there};
+use crate::error::{Error, Result};
+use crate::planner::budget::Plan as Memory;
+use crate::planner::cost::{Forecast, Work, prompt};
+use crate::planner::hardware::machine::{Machine, Timing};
+use crate::planner::hybrid::{self, Footprint, Hybrid, Hybridised, Told};
+use crate::planner::plan::{Choice, LayerProblem};
+use std::sync::Arc;
+
+/// What is planned for.
+pub struct Target {
+    pub name: String,
+    /// All of its memory, or what may be used of it; bytes of it that are not ours: the driver's, the desktop's.
+    pub vram: u64,
+    margin: u64,
+    pub speeds: Speeds,
+    /// The device itself, where it is there.
+    pub accelerator: Option<Arc<Accelerator>>,
+}
+
+/// Bytes that a described accelerator keeps to itself.
+const MARGIN: u64 = 512 << 20;
+/// Memory of a device that says nothing of it.
+const UNKNOWN: u64 = u64::MAX / 4;
+
+/// The accelerator that flags describe or name, or the one there is; `None`: the processor does everything.
+pub fn target(args: &PlanArgs, wanted: &Wanted, machine: &mut Machine) -> Result<Option<Target>> {
+    if let Some(Gpu { name, vram, bandwidth, link }) = args.gpu.clone() {
+        let (vram, speeds) = (wanted.memory.unwrap_or(vram), Speeds::described(bandwidth, link));
+        return Ok(Some(Target { name, vram, margin: MARGIN, speeds, accelerator: None }));
+    }
+    let accelerator = match wanted.name {
+        _ if wanted.processor => return Ok(None),
+        Some(name) => Accelerator::open(name, None)?,
+        None => match Accelerator::first(None) {
+            None => return Ok(None),
+            Some(Err(why)) => {
+                super::downgrade(&format!("{why}; planned for the processor"), args.load.strict)?;
+                return Ok(None);
+            }
+            Some(Ok(accelerator)) => accelerator,
+        },
+    };
+    let mut notes = vec![];
+    let vram = most_there(&accelerator, wanted.memory, &mut notes).unwrap_or(UNKNOWN);
+    notes.iter().try_for_each(|note| super::downgrade(note, args.load.strict))?;
+    let speeds = forecast::speeds(machine, &accelerator)?;
+    Ok(Some(Target { name: accelerator.called(), vram, margin: 0, speeds, accelerator: Some(accelerator) }))
+}
+
+/// Memory, choices, a token, a prompt, the bound on a token's seconds, the accelerator's memory, what more of it would buy.
+pub type Plan = (Memory, Vec<Choice>, Forecast, Forecast, Option<f64>, Vec<(String, u64)>, Option<(String, f64)>);
+
+/// Where everything lies, as figures.
+///
+/// Errors (infeasible): nothing that is allowed fits; the smallest change that does.
+pub fn plan(
+    work: &Work,
+    ground: &Ground<'_>,
+    target: &Target,
+    room: Footprint,
+    told: &Told,
+    budget: Option<u64>,
+) -> Result<Plan> {
+    let shared = target.accelerator.as_ref().is_some_and(|there| there.name().is_unified());
+    let room = Footprint { vram: target.vram.saturating_sub(target.margin), shared, ..room };
+    let known = hybrid::Ground {
+        costs: ground.costs.clone(),
+        profile: ground.profile.clone(),
+        read: ground.reading.among.seconds,
+        speeds: target.speeds,
+        measured: true,
+    };
+    let problem = Hybrid::new(work, &known, &room, told);
+    let found = problem.solve().ok_or_else(|| Error::Infeasible(no_room(&problem, &room, target, budget)))?;
+    let more = Footprint { vram: room.vram.saturating_add(1 << 30), ..room.clone() };
+    let more = Hybrid::new(work, &known, &more, told).solve();
+    let gain = more.map(|more| 1.0 / more.seconds - 1.0 / found.seconds).filter(|_| room.vram < UNKNOWN);
+    Ok(figures(&problem.problem.layers, found, ground, target, &room, gain))
+}
+
+fn no_room(problem: &Hybrid, room: &Footprint, target: &Target, budget: Option<u64>) -> String {
+    let least = |of: fn((u64, u64)) -> u64| -> u64 {
+        let layer = |l: &LayerProblem| {
+            let all = [false, true].into_iter().filter(|on| l.dense_on_gpu.is_none_or(|only| only == *on));
+            let few = Choice { gpu: l.on_gpu.0, disk: l.on_disk.1.min(l.heat.len() - l.on_gpu.0), dense_on_gpu: false };
+            all.map(|dense_on_gpu| of(l.bytes(Choice { dense_on_gpu, ..few }))).min().unwrap_or(0)
+        };
+        problem.problem.layers.iter().map(layer).sum()
+    };
+    let head = |wanted| if problem.head_told == Some(wanted) { room.head.0 } else { 0 };
+    let (vram, ram) = (least(|bytes| bytes.0) + head(true), least(|bytes| bytes.1) + head(false));
+    if vram > room.vram {
+        return format!(
+            "{vram} bytes of the accelerator's memory are the least that does, {} too few in its {}: --vram {} fits, or fewer \
+             --gpu-layers, or --cpu-moe",
+            vram - room.vram,
+            shown(target.vram),
+            argument(vram + target.margin)
+        );
+    }
+    let short = ram.saturating_sub(room.ram);
+    format!(
+        "{short} bytes of memory are missing beside the accelerator: --ram {} fits",
+        argument(budget.unwrap_or(0) + short)
+    )
+}
+
+fn figures(
+    layers: &[LayerProblem],
+    found: Hybridised,
+    ground: &Ground<'_>,
+    target: &Target,
+    room: &Footprint,
+    gain: Option<f64>,
+) -> Plan {
+    let seconds = found.seconds;
+    let placed = || layers.iter().zip(&found.choices);
+    let dense: f64 = placed().map(|(l, c)| if c.dense_on_gpu { l.dense.1 } else { l.dense.0 }).sum();
+    let head = found.head_seconds;
+    let parts = vec![("all but experts", dense), ("experts, crossings", seconds - dense - head), ("head", head)];
+    let missing = placed().map(|(l, c)| l.heat[l.heat.len() - c.disk..].iter().sum::<f64>()).sum();
+    let (low, high) = if target.speeds.measured { (0.85, 1.2) } else { (0.75, 1.5) };
+    let timing = Timing { seconds, low: seconds * low, high: seconds * high };
+    let token = Forecast { seconds: timing, parts, by_layer: found.by_layer.clone(), missing };
+    // Prompts are computed where the weights lie; what the accelerator would save of them is not forecast.
+    let prompt = prompt(&ground.costs, &vec![0.0; layers.len()], ground.reading.among);
+    let count: usize = placed().map(|(l, c)| l.heat.len() - c.gpu - c.disk).sum();
+    let all: usize = placed().map(|(l, c)| l.heat.len() - c.gpu).sum();
+    let memory = if count == all { Memory::Whole } else { Memory::Slots(count) };
+    let experts: usize = found.choices.iter().map(|c| c.gpu).sum();
+    let slot = room.layers.first().map_or(0, |layer| layer.expert.1);
+    let there: Vec<u64> = placed().filter(|(_, c)| c.dense_on_gpu).map(|(l, _)| l.dense_bytes.1).collect();
+    let mut vram = vec![
+        (format!("attention and cache of {} layers", there.len()), there.iter().sum()),
+        (format!("{experts} experts"), experts as u64 * slot),
+    ];
+    vram.extend(found.head.then(|| ("the head".to_string(), room.head.1)));
+    vram.extend(
+        (target.margin > 0).then(|| ("left to driver and desktop".to_string(), target.margin.min(target.vram))),
+    );
+    let price = gain.map(|gain| ("+1 GiB of the accelerator's memory".to_string(), gain));
+    (memory, found.choices, token, prompt, Some(found.bound), vram, price)
+}
