@@ -196,11 +196,14 @@ fn stats(conversation: &Conversation) {
     say(&format!("context: {} of {} positions", grouped(used as u64), grouped(capacity as u64)));
     if let Some(all) = conversation.engine.store_stats() {
         say(&format!("since the start: {:.1} % of experts at hand, {}", 100.0 * all.hit_rate(), memory::disk(&all)));
-        let moved = match conversation.adjusted() {
+        let moved = match conversation.engine.moves().resized {
             0 => String::new(),
             n => format!(", changed {n} times as memory came and went"),
         };
         say(&format!("room for {} experts in memory now, {} there{moved}", all.slots, all.resident));
+    }
+    if conversation.engine.accelerator().is_some() {
+        say(&format!("{} experts changed sides with the accelerator", conversation.engine.moves().across));
     }
     memory::say_peak(&conversation.engine, true);
 }

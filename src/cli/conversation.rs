@@ -7,7 +7,7 @@ use super::memory;
 use super::terminal::{Passing, bytes, dim, grouped, say, say_note};
 use crate::engine::sampler::Sampling;
 use crate::engine::text::Message;
-use crate::engine::{Adjusted, Engine, Finish, Limits, Session, Stats, StoreStats};
+use crate::engine::{Engine, Finish, Limits, Session, Stats, StoreStats};
 use crate::error::Result;
 use crate::planner::replan::Seen;
 
@@ -35,7 +35,6 @@ pub struct Conversation {
     last: Option<Ended>,
     /// What answers are expected to take; `None` for small models, and where nobody asks how fast they were.
     foresight: Option<Foresight>,
-    adjusted: usize,
 }
 
 /// How the last answer came out.
@@ -51,7 +50,7 @@ struct Ended {
 impl Conversation {
     pub fn new(engine: Engine, settings: Settings, foresight: Option<Foresight>) -> Conversation {
         let session = engine.session();
-        Conversation { engine, session, settings, messages: Vec::new(), answers: 0, last: None, foresight, adjusted: 0 }
+        Conversation { engine, session, settings, messages: Vec::new(), answers: 0, last: None, foresight }
     }
 
     /// Answers the messages so far, piece by piece, and adds the answer to them, also one that was cut short. With an error
@@ -99,17 +98,11 @@ impl Conversation {
         shown.map(|()| finish)
     }
 
-    /// Between turns, memory that others took or gave back moves experts.
-    fn adjust(&mut self) {
-        if let Some(adjusted) = self.engine.adjust(&Seen::now()) {
-            say_note(&adjusted.to_string());
-            self.adjusted += usize::from(matches!(adjusted, Adjusted::Slots { .. }));
-        }
-    }
-
-    /// How often experts moved between memory and disk because others took memory or gave it back.
-    pub fn adjusted(&self) -> usize {
-        self.adjusted
+    /// Between turns, memory that others took or gave back moves experts, and so does what routers have come to choose.
+    fn adjust(&self) {
+        let adjusted = self.engine.adjust(&Seen::now()).map(|adjusted| adjusted.to_string());
+        let rearranged = self.engine.rearrange().map(|rearranged| rearranged.to_string());
+        adjusted.iter().chain(&rearranged).for_each(|said| say_note(said));
     }
 
     /// The whole conversation as tokens.

@@ -62,6 +62,10 @@ impl Engine {
         let slots = Slots { in_use: stats.slots, filled: stats.resident, least, most, bytes };
         let wanted = replan::wanted(slots, seen);
         let now = if wanted == stats.slots { wanted } else { experts.resize(wanted)? };
-        (now != stats.slots).then_some(Adjusted::Slots { before: stats.slots, now, bytes, free })
+        if now == stats.slots {
+            return None;
+        }
+        shared.across.resized();
+        Some(Adjusted::Slots { before: stats.slots, now, bytes, free })
     }
 }

@@ -1,6 +1,7 @@
 //! The loop that turns logits into pieces of text, one step of the model at a time.
 
 use super::Session;
+use super::across::Writing;
 use super::draft::{Drafter, Place};
 use super::grammar::{Grammar, Walk};
 use super::sampler::{Logprobs, Sampler, Sampling};
@@ -88,6 +89,8 @@ pub struct Token {
 
 /// An answer being written. It owns everything but the session it is written in, so that several can take turns.
 pub struct Answer {
+    /// Experts keep their sides until it is dropped.
+    _writing: Writing,
     sampler: Sampler,
     stops: Stops,
     stream: TextStream,
@@ -134,6 +137,7 @@ impl Answer {
             stats.lost_tokens = common
         }
         Ok(Answer {
+            _writing: session.shared().across.writing(),
             sampler,
             stops,
             stream: TextStream::new(),

@@ -30,7 +30,9 @@ pub(super) struct Reasons {
     pub work: Work,
     pub ground: Ground,
     pub told: Told,
-    pub room: Footprint,
+    /// Which layers and whether the head lie there.
+    pub dense: Vec<bool>,
+    pub head: bool,
     /// Expected seconds of a token, and the least that any plan of the kind takes.
     pub seconds: f64,
     pub bound: f64,
@@ -133,8 +135,9 @@ fn planned(
         return (OnDevice { name, memory, dense, head: told.head == Some(true), experts }, None);
     };
     let experts = found.experts(&ground.profile);
-    let device = OnDevice { name, memory, dense: found.dense(), head: found.head, experts };
-    (device, Some(Reasons { work, ground, told, room, seconds: found.seconds, bound: found.bound }))
+    let (dense, head, seconds, bound) = (found.dense(), found.head, found.seconds, found.bound);
+    let device = OnDevice { name, memory, dense: dense.clone(), head, experts };
+    (device, Some(Reasons { work, ground, told, dense, head, seconds, bound }))
 }
 
 /// Errors where `device` names what this model does not have.

@@ -3,6 +3,7 @@
 //! An [`Engine`] owns the weights and is shared; a [`Session`] owns one conversation's cache; an [`Answer`] is what is
 //! being written in one. All are plain values: no global state, no thread of their own.
 
+mod across;
 mod adjust;
 mod answer;
 mod away;
@@ -18,6 +19,7 @@ pub mod stops;
 pub mod text;
 mod wanted;
 
+pub use across::{Moves, Rearranged};
 pub use adjust::Adjusted;
 pub use answer::{Answer, Finish, Generation, Limits, Piece, Stats, Token, advance};
 pub use away::most_there;
@@ -40,6 +42,7 @@ use crate::model::{KvShape, Model};
 use crate::planner::cost::Work;
 use crate::pool::Pool;
 use crate::timeline::Timeline;
+use across::Across;
 use draft::{Chances, Pace};
 use grammar::{Form, Grammar, Grammars};
 use kept::Identity;
@@ -167,6 +170,7 @@ struct Shared {
     work: Option<Work>,
     /// Experts stay where they were put.
     fixed: bool,
+    across: Across,
     /// It was said what becomes of mapped weights where memory is short.
     warned: AtomicBool,
     identity: Identity,
@@ -264,6 +268,7 @@ impl Engine {
             grammars: OnceLock::new(),
             work,
             fixed: options.lock || !options.adjust,
+            across: Across::of(there.and_then(|there| there.reasons)),
             warned: AtomicBool::new(false),
         };
         Ok(Engine { shared: Arc::new(shared) })

@@ -7,17 +7,25 @@ use crate::device::{Accelerator, Chosen, Laid, Slab};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// The experts of a model that were put on an accelerator.
 pub struct OnDevice {
     slab: Slab,
     /// By layer: what its experts are.
     laid: Vec<Laid>,
-    /// `[layer * experts + index]`: its slot.
-    slots: Vec<Option<usize>>,
+    /// `[layer * experts + index]`: its slot, or `NONE`. Changes only while no step runs.
+    slots: Vec<AtomicU32>,
     per_layer: usize,
+    /// By layer: whether its experts lie here as in their file, so that the processor could take them back.
+    movable: Vec<bool>,
+    /// Held by each step, and alone by whoever moves experts.
+    steps: RwLock<()>,
 }
+
+/// No slot: the processor's.
+const NONE: u32 = u32::MAX;
 
 impl OnDevice {
     /// Carries `experts` there, one after the other. `weights` were loaded without them.
@@ -33,15 +41,17 @@ impl OnDevice {
         let per_layer = config.experts;
         let slot_bytes = laid.iter().map(Laid::bytes).max().unwrap_or(0);
         let slab = Slab::new(accelerator, experts.len(), slot_bytes)?;
-        let mut slots = vec![None; config.layers.len() * per_layer];
+        let slots: Vec<AtomicU32> = (0..config.layers.len() * per_layer).map(|_| AtomicU32::new(NONE)).collect();
         for (slot, &(layer, index)) in experts.iter().enumerate() {
             let parts = Part::expert(layer, index);
             let [gate, up, down] = parts.map(|part| weights.lend(part));
             slab.write(slot, &laid[layer as usize], [&gate?, &up?, &down?])?;
             parts.iter().for_each(|part| weights.release(*part));
-            slots[layer as usize * per_layer + index as usize] = Some(slot);
+            slots[layer as usize * per_layer + index as usize].store(slot as u32, Relaxed);
         }
-        Ok(OnDevice { slab, laid, slots, per_layer })
+        let as_stored = |layer| Part::expert(layer, 0).iter().all(|part| weights.as_stored(*part).is_some());
+        let movable = (0..config.layers.len() as u16).map(as_stored).collect();
+        Ok(OnDevice { slab, laid, slots, per_layer, movable, steps: RwLock::new(()) })
     }
 
     pub fn accelerator(&self) -> &Arc<Accelerator> {
@@ -60,11 +70,36 @@ impl OnDevice {
     /// All of them, ascending.
     pub fn ids(&self) -> impl Iterator<Item = ExpertId> + '_ {
         let id = |i: usize| ExpertId { layer: (i / self.per_layer) as u16, index: (i % self.per_layer) as u16 };
-        (0..self.slots.len()).filter(|i| self.slots[*i].is_some()).map(id)
+        (0..self.slots.len()).map(id).filter(|id| self.holds(*id))
+    }
+
+    fn place(&self, id: ExpertId) -> &AtomicU32 {
+        &self.slots[id.layer as usize * self.per_layer + id.index as usize]
     }
 
     fn slot(&self, id: ExpertId) -> Option<usize> {
-        self.slots[id.layer as usize * self.per_layer + id.index as usize]
+        Some(self.place(id).load(Relaxed)).filter(|slot| *slot != NONE).map(|slot| slot as usize)
+    }
+
+    /// Whether experts of a layer can change sides: not where they were converted for this one.
+    pub fn movable(&self, layer: u16) -> bool {
+        self.movable[layer as usize]
+    }
+
+    /// Nothing moves while this is held.
+    pub(super) fn step(&self) -> RwLockReadGuard<'_, ()> {
+        self.steps.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts `comes`, whose matrices these are, into the slot of `goes`, which is the processor's from then on. Waits until no
+    /// step runs. After an error both are the processor's.
+    pub(super) fn exchange(&self, goes: ExpertId, comes: ExpertId, matrices: [&[u8]; 3]) -> Result<()> {
+        let _alone = self.steps.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = self.place(goes).swap(NONE, Relaxed);
+        assert!(slot != NONE && !self.holds(comes), "one lies here and the other does not");
+        self.slab.write(slot as usize, &self.laid[comes.layer as usize], matrices)?;
+        self.place(comes).store(slot, Relaxed);
+        Ok(())
     }
 
     /// `x` `[t, width]`, there -> the weighted sum of these experts, ascending, `[t, width]`. A real device may still be

@@ -36,11 +36,16 @@ pub struct Image {
 }
 
 impl Image {
+    /// The bytes of gate, up and down among those of a slot.
+    pub fn matrices<'a>(&self, slot: &'a [u8]) -> [&'a [u8]; 3] {
+        self.parts.each_ref().map(|(kind, at)| &slot[*at..at + kind.bytes()])
+    }
+
     /// Views of the three matrices in the bytes of a slot.
     fn view<'a>(&self, order: DownOrder, slot: &'a [u8]) -> Expert<'a> {
-        let [gate, up, down] = &self.parts;
-        let bytes = |(kind, at): &(Kind, usize)| &slot[*at..at + kind.bytes()];
-        Expert { gate: gate.0.view(bytes(gate)), up: up.0.view(bytes(up)), down: Down::of(order, &down.0, bytes(down)) }
+        let [gate, up, down] = self.parts.each_ref().map(|(kind, _)| kind);
+        let bytes = self.matrices(slot);
+        Expert { gate: gate.view(bytes[0]), up: up.view(bytes[1]), down: Down::of(order, down, bytes[2]) }
     }
 
     fn of(parts: [(Kind, usize, Range<u64>); 3]) -> Image {

@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::config::placement::{self, Placement};
 use crate::device::Accelerator;
 use crate::error::{Error, Result};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLockReadGuard};
 
 /// Slots below which a model does not run: a token's experts of one layer, and two on their way.
 pub fn least_slots(config: &Config) -> usize {
@@ -55,14 +55,19 @@ impl Lying {
         for layer in 0..config.layers.len() as u16 {
             for index in 0..config.experts as u16 {
                 let parts = Part::expert(layer, index);
-                experts.push(parts.map(|part| weights.matrix(part)));
+                // Of those that lie elsewhere what the file has: they may come back.
+                experts.push(parts.map(|part| weights.as_stored(part).unwrap_or_else(|| weights.matrix(part))));
             }
         }
         Lying { experts, per_layer: config.experts, down: weights.down() }
     }
 
+    fn matrices(&self, id: ExpertId) -> &[Matrix; 3] {
+        &self.experts[id.layer as usize * self.per_layer + id.index as usize]
+    }
+
     fn expert(&self, id: ExpertId) -> Expert<'_> {
-        let [gate, up, down] = &self.experts[id.layer as usize * self.per_layer + id.index as usize];
+        let [gate, up, down] = self.matrices(id);
         Expert { gate: gate.rows(), up: up.rows(), down: Down::of(self.down, &down.kind(), down.bytes()) }
     }
 }
@@ -176,7 +181,32 @@ impl ExpertStore {
             Held::Lying(_) => 0,
             Held::InSlots(loaders) => loaders.slots.lock().begin(tokens),
         };
-        Step { store: self, turn, interrupt }
+        Step { store: self, turn, interrupt, _border: self.device.as_ref().map(OnDevice::step) }
+    }
+
+    /// Puts `comes` into the place of `goes` on the accelerator, and `goes` into the processor's care. Waits until no step runs.
+    /// After an error what was there is there still, or both are the processor's.
+    pub fn exchange(&self, goes: ExpertId, comes: ExpertId) -> Result<()> {
+        let device = self.device.as_ref().expect("experts change sides where there are two");
+        match &self.held {
+            Held::Lying(lying) => {
+                let matrices = lying.matrices(comes);
+                device.exchange(goes, comes, matrices.each_ref().map(Matrix::bytes))?;
+                matrices.iter().for_each(Matrix::release);
+            }
+            Held::InSlots(loaders) => {
+                let images = &loaders.slots.images;
+                let read = {
+                    let (step, ids) = (self.step(1, None), [comes]);
+                    let mut arrivals = step.ready(&ids);
+                    arrivals.take()?.bytes().map(<[u8]>::to_vec)
+                };
+                let read = read.expect("one was asked for, so one came");
+                device.exchange(goes, comes, images.image(comes).matrices(&read))?;
+                loaders.slots.lock().forget(comes);
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of an expert as it is kept here: its matrices, or a slot.
@@ -236,6 +266,8 @@ pub struct Step<'s> {
     /// Its number in the schedule, where there are slots.
     turn: usize,
     interrupt: Option<&'s AtomicBool>,
+    /// No expert changes sides meanwhile.
+    _border: Option<RwLockReadGuard<'s, ()>>,
 }
 
 impl Step<'_> {
@@ -392,6 +424,14 @@ impl Batch<'_> {
     /// Where each stands in the list that was asked for; none when all were given.
     pub fn places(&self) -> &[usize] {
         &self.places
+    }
+
+    /// The slot of the first, where experts lie in slots.
+    fn bytes(&self) -> Option<&[u8]> {
+        match &self.from {
+            From::Weights(..) => None,
+            From::Slots(pins) => pins.bytes().next().map(|(_, bytes)| bytes),
+        }
     }
 
     /// Views of each.

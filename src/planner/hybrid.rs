@@ -295,6 +295,63 @@ impl Hybridised {
     }
 }
 
+/// Experts that are to change sides: who goes to the processor, and who comes into its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    pub pairs: Vec<((u16, u16), (u16, u16))>,
+    /// Expected seconds of a token, as it is and then.
+    pub before: f64,
+    pub after: f64,
+}
+
+/// How many times as fast a token has to become for experts to change sides.
+const WORTH: f64 = 1.02;
+
+/// What would be on the accelerator now that habits are those of `ground`: of `there` and as many others, at most `most`
+/// exchanged for others, the most useful ones first. Layers and head stay where `dense` and `head` have them, and of the
+/// processor's experts `in_memory` are at hand. `None` where that is hardly worth it.
+pub fn exchange(
+    (work, ground, told): (&Work, &Ground, &Told),
+    there: &BTreeSet<(u16, u16)>,
+    (dense, head): (&[bool], bool),
+    in_memory: usize,
+    most: usize,
+) -> Option<Exchange> {
+    let layer = |l: usize| {
+        let side = if dense[l] { Place::Accelerator } else { Place::Processor };
+        LayerTold { dense: Some(side), experts: told.layers.get(l).and_then(|layer| layer.experts) }
+    };
+    let told = Told { layers: (0..work.layers.len()).map(layer).collect(), head: Some(head) };
+    // In slots: every expert takes one, and all else is where it is.
+    let bytes = LayerBytes { dense: (0, 0), expert: (0, 1) };
+    let room = Footprint {
+        layers: vec![bytes; work.layers.len()],
+        vram: there.len() as u64,
+        ram: u64::MAX / 4,
+        ..Footprint::default()
+    };
+    let problem = Hybrid::new(work, ground, &room, &told);
+    let profile = &ground.profile;
+    let wanted = problem.solve()?.experts(profile);
+    let heat = |id: &(u16, u16)| profile.frequency(id.0 as usize, id.1 as usize);
+    let mut goes: Vec<(u16, u16)> = there.difference(&wanted).copied().collect();
+    let mut comes: Vec<(u16, u16)> = wanted.difference(there).copied().collect();
+    goes.sort_by(|a, b| heat(a).total_cmp(&heat(b)).then(a.cmp(b)));
+    comes.sort_by(|a, b| heat(b).total_cmp(&heat(a)).then(a.cmp(b)));
+    let pairs: Vec<_> = goes.into_iter().zip(comes).take(most).collect();
+    let mut then = there.clone();
+    for (goes, comes) in &pairs {
+        then.remove(goes);
+        then.insert(*comes);
+    }
+    let ranks: Vec<Vec<usize>> = (0..work.layers.len()).map(|l| profile.by_heat(l)).collect();
+    let seconds = |set: &BTreeSet<(u16, u16)>| {
+        problem.seconds_with(dense, head, &|l, rank| set.contains(&(l as u16, ranks[l][rank] as u16)), in_memory)
+    };
+    let (before, after) = (seconds(there), seconds(&then));
+    (!pairs.is_empty() && before >= WORTH * after).then_some(Exchange { pairs, before, after })
+}
+
 /// The heat of a layer's experts, descending.
 pub fn heat(profile: &Profile, layer: usize) -> Vec<f64> {
     profile.by_heat(layer).into_iter().map(|e| profile.frequency(layer, e)).collect()

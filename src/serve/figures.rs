@@ -63,6 +63,12 @@ fn experts(engine: &Engine, all: &mut Vec<Family>) {
     let tiers = [("accelerator", Lies::OnAccelerator), ("memory", Lies::InMemory), ("disk", Lies::OnDisk)];
     let lie = tiers.map(|(name, place)| (format!("tier=\"{name}\""), map.count(place) as f64));
     all.push(Family { name: "experts", help: "Experts, by where they lie.", kind: Kind::Gauge, values: lie.into() });
+    let moves = engine.moves();
+    let kinds = [("memory", moves.resized), ("accelerator", moves.across)];
+    let values = kinds.map(|(name, count)| (format!("with=\"{name}\""), count as f64));
+    let help =
+        "Plans changed between turns: the number of experts in memory, and experts exchanged with the accelerator.";
+    all.push(Family { name: "replans_total", help, kind: Kind::Counter, values: values.into() });
     let Some(store) = engine.store_stats() else { return };
     all.extend([
         Family::gauge("experts_slots", "Experts memory has room for.", store.slots as f64),

@@ -85,6 +85,9 @@ impl Worker {
             if let Some(adjusted) = self.engine.adjust(&Seen::now()) {
                 tracing::warn!("{adjusted}");
             }
+            if let Some(rearranged) = self.engine.rearrange() {
+                tracing::warn!("{rearranged}");
+            }
         }
         loop {
             match self.orders.try_recv() {

@@ -312,6 +312,19 @@ impl Weights {
         Ok(places.into_iter().map(|place| place.kind).collect())
     }
 
+    /// A part that lies away as it could be used from its file; `None` where it was converted.
+    pub fn as_stored(&self, part: Part) -> Option<Matrix> {
+        let kind = self.kind(part);
+        let stored = self.checkpoint.stored(part);
+        ((kind.format, kind.form) == (stored.format, stored.form)).then(|| Matrix {
+            checkpoint: self.checkpoint.clone(),
+            arena: self.arena.clone(),
+            part,
+            place: Place { kind, lies: Lies::Map },
+            on_disk: None,
+        })
+    }
+
     /// The bytes of a part that lies away, converted if need be; to be followed by [`Weights::release`].
     pub fn lend(&self, part: Part) -> Result<Cow<'_, [u8]>> {
         let (stored, place) = (self.checkpoint.stored(part), &self.places[index(&self.checkpoint.config, part)]);
@@ -412,6 +425,13 @@ impl Matrix {
             Err(e) => return Err(Error::Runtime(format!("{} cannot be read: {e}", what()))),
         }
         Ok(())
+    }
+
+    /// Lets the pages of a matrix that is used where it lies in its file go from this process's memory.
+    pub fn release(&self) {
+        if let Lies::Map = self.place.lies {
+            self.checkpoint.release_range(self.part, 0..self.place.kind.bytes());
+        }
     }
 
     /// Where the numbers lie. Panics for an embedding that stays in its file: ask for its rows.

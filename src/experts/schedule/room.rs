@@ -46,15 +46,31 @@ impl Schedule {
         };
         let id = self.policy.victim(&idle)?;
         assert!(idle(id), "a policy names an expert that may go");
+        self.meter.evicted();
+        Some(self.empty(id))
+    }
+
+    /// Takes an expert that is here out of its slot.
+    fn empty(&mut self, id: ExpertId) -> usize {
         let expert = self.images.index(id);
-        let Place::Here { slot, .. } = self.entries[expert].place else { unreachable!("it is idle") };
+        let Place::Here { slot, .. } = self.entries[expert].place else { unreachable!("it is here") };
         self.entries[expert].place = Place::Out;
         self.entries[expert].guessed = false;
         self.slots[slot] = None;
         self.by_layer[id.layer as usize] -= 1;
         self.policy.gone(id);
-        self.meter.evicted();
-        Some(slot)
+        slot
+    }
+
+    /// Gives the slot of an expert that lies elsewhere from now on to others. One that somebody still computes with, or reads,
+    /// stays until its turn to go comes.
+    pub fn forget(&mut self, id: ExpertId) {
+        let entry = &self.entries[self.images.index(id)];
+        if matches!(entry.place, Place::Here { pins: 0, .. }) && entry.wanted == 0 {
+            let slot = self.empty(id);
+            self.free.push(slot);
+            self.stuck = false;
+        }
     }
 
     /// Whether some slot will come free by itself: its expert is computed with, or will be, or is being read.
