@@ -181,6 +181,8 @@ fn cudarc_sources() -> Result<PathBuf, String> {
     let mut cargo = Command::new(env("CARGO"));
     cargo.args(["metadata", "--format-version", "1", "--offline", "--locked", "--features", "cuda", "--manifest-path"]);
     cargo.arg(Path::new(&env("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    // Crates of other platforms were never fetched.
+    cargo.args(["--filter-platform", &env("TARGET")]);
     let answer = cargo.output().map_err(|e| format!("cargo metadata: {e}"))?;
     let text = String::from_utf8_lossy(&answer.stdout);
     let manifest = text

@@ -282,6 +282,8 @@ impl Copies {
         let mut memory = MmapMut::map_anon(each * count).map_err(sad)?;
         #[cfg(target_os = "linux")]
         let _ = memory.advise(if huge { memmap2::Advice::HugePage } else { memmap2::Advice::NoHugePage }); // advice only
+        #[cfg(not(target_os = "linux"))]
+        let _ = huge; // no such advice there
         memory.chunks_exact_mut(each).enumerate().try_for_each(|(i, copy)| make(i, &mut copy[..len]))?;
         Ok(Copies { memory, each, len })
     }
