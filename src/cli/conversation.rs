@@ -44,7 +44,7 @@ struct Ended {
     /// What was read from the disk for the prompt and for the answer; `None` where every expert is in memory.
     disk: Option<(StoreStats, StoreStats)>,
     /// Tokens a second that prompt and answer were expected to have.
-    expected: Option<(f64, f64)>,
+    expected: Option<(Option<f64>, f64)>,
 }
 
 impl Conversation {
@@ -203,7 +203,8 @@ const LONG: usize = 32;
 
 fn speeds(Ended { stats, finish, expected, .. }: &Ended) -> String {
     // A short prompt is over before a speed means anything, and so is one that goes on from the middle.
-    let of_prompt = expected.filter(|_| stats.prompt_tokens >= LONG && stats.reused_tokens == 0).map(|rates| rates.0);
+    let of_prompt =
+        expected.filter(|_| stats.prompt_tokens >= LONG && stats.reused_tokens == 0).and_then(|rates| rates.0);
     // What guesses of the answer's next words save is not foretold.
     let of_answer = expected.filter(|_| stats.step_tokens == stats.decode_steps).map(|rates| rates.1);
     let part = |name: &str, tokens: usize, computed: usize, (seconds, bytes): (f64, u64), expected: Option<f64>| {

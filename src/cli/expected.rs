@@ -97,8 +97,15 @@ impl Expected {
     }
 }
 
-/// What answers are expected to take, from what is known of this machine and of the model's habits.
-pub struct Foresight {
+/// What answers are expected to take.
+pub enum Foresight {
+    Host(Box<Known>),
+    /// By the plan of an accelerator's part.
+    Planned(Engine),
+}
+
+/// The same from what is known of this machine and of the model's habits.
+pub struct Known {
     expected: Expected,
     /// What is known of the habits from earlier runs.
     known: Option<Profile>,
@@ -108,23 +115,32 @@ pub struct Foresight {
 }
 
 impl Foresight {
-    /// `habits`: where those of earlier runs are kept. `None` for small models.
-    pub fn new(engine: &Engine, options: &Options, habits: Option<&Path>) -> Result<Option<Foresight>> {
+    /// `habits`: where those of earlier runs are kept. `None` for small models. What is not known of the machine is measured
+    /// where `measure` says so, and a budget has room for it.
+    pub fn new(engine: &Engine, options: &Options, habits: Option<&Path>, measure: bool) -> Result<Option<Foresight>> {
+        if engine.planned().is_some() {
+            return Ok(Some(Foresight::Planned(engine.clone())));
+        }
         let Some(expected) = Expected::of(engine, options)? else { return Ok(None) };
         // Damage is said when the habits are written.
         let known = habits.and_then(|path| Profile::read(path, engine.config()).ok().flatten());
         let machine = forecast::machine(expected.isa, false);
-        Ok(Some(Foresight { expected, known, machine, measure: options.ram.is_none() }))
+        let measure = measure && options.ram.is_none();
+        Ok(Some(Foresight::Host(Box::new(Known { expected, known, machine, measure }))))
     }
 
-    /// The same, which measures nothing.
-    pub fn from_memory(engine: &Engine, options: &Options, habits: Option<&Path>) -> Result<Option<Foresight>> {
-        Ok(Foresight::new(engine, options, habits)?.map(|foresight| Foresight { measure: false, ..foresight }))
+    /// Tokens a second of a prompt of `prompt` tokens, where that is foreseen, and of an answer around position `depth`, were
+    /// they begun now. `None` where something would have to be measured and may not be.
+    pub fn rates(&mut self, prompt: usize, depth: usize) -> Result<Option<(Option<f64>, f64)>> {
+        match self {
+            Foresight::Planned(engine) => Ok(engine.planned().map(|seconds| (None, 1.0 / seconds))),
+            Foresight::Host(known) => Ok(known.rates(prompt, depth)?.map(|(prompt, answer)| (Some(prompt), answer))),
+        }
     }
+}
 
-    /// Tokens a second of a prompt of `prompt` tokens and of an answer around position `depth`, were they begun now; what
-    /// is not known of this machine is measured, once, where that is allowed. `None` where it is not.
-    pub fn rates(&mut self, prompt: usize, depth: usize) -> Result<Option<(f64, f64)>> {
+impl Known {
+    fn rates(&mut self, prompt: usize, depth: usize) -> Result<Option<(f64, f64)>> {
         let mut profile = self.known.clone().unwrap_or_else(|| Profile::even(self.expected.engine.config()));
         profile.merge(&Profile::of(self.expected.engine.config(), &self.expected.engine.counts()));
         let disk = match &self.expected.on_disk {

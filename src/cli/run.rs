@@ -43,7 +43,7 @@ pub fn run(args: RunArgs) -> Done {
         perf: !args.no_perf,
         rewind: options.rewind,
     };
-    let foresight = if settings.perf { Foresight::new(&engine, &options, recording.place())? } else { None };
+    let foresight = if settings.perf { Foresight::new(&engine, &options, recording.place(), true)? } else { None };
     let conversation = Conversation::new(engine.clone(), settings, foresight);
     let done = match prompt {
         Some(prompt) => once(conversation, prompt, Paper::new(raw_text), args.load.verbose, &interrupts),

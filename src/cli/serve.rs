@@ -134,7 +134,7 @@ fn load(args: &ServeArgs, interrupts: &Interrupts) -> Result<(Loaded, Recording)
 /// Tokens a second to be expected of one answer alone, early in its context, where this machine was measured before: a server
 /// that is waited for does not measure.
 fn predicted(engine: &Engine, options: &Options, recording: &Recording) -> Result<Option<f64>> {
-    let Some(mut foresight) = Foresight::from_memory(engine, options, recording.place())? else { return Ok(None) };
+    let Some(mut foresight) = Foresight::new(engine, options, recording.place(), false)? else { return Ok(None) };
     Ok(foresight.rates(1, EARLY)?.map(|(_, rate)| rate))
 }
 

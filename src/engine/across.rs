@@ -4,7 +4,7 @@ use super::Engine;
 use super::away::Reasons;
 use crate::config::size::shown;
 use crate::experts::ExpertId;
-use crate::planner::hybrid::{Exchange, Ground, exchange};
+use crate::planner::hybrid::{Exchange, Footprint, Ground, Hybrid, exchange};
 use crate::planner::profile::Profile;
 use std::fmt;
 use std::sync::Arc;
@@ -108,18 +108,43 @@ impl Engine {
             return None;
         }
         across.seen.store(tokens, Relaxed);
-        let mut profile = reasons.ground.profile.clone();
-        profile.merge(&Profile::of(&shared.config, &counts));
-        let ground = Ground { profile, ..reasons.ground.clone() };
+        let ground = self.ground_now(reasons);
         let there = device.ids().map(|id| (id.layer, id.index)).collect();
-        let in_memory = self.store_stats().map_or(usize::MAX, |stats| stats.slots);
         let layers = (reasons.dense.as_slice(), reasons.head);
-        let mut found = exchange((&reasons.work, &ground, &reasons.told), &there, layers, in_memory, MOST)?;
+        let known = (&reasons.work, &ground, &reasons.told);
+        let mut found = exchange(known, &there, layers, self.in_memory(), MOST)?;
         found.pairs.retain(|(goes, comes)| device.movable(goes.0) && device.movable(comes.0));
         if found.pairs.is_empty() {
             return None;
         }
         Some(self.exchange(&found))
+    }
+
+    /// What the plan was made from, with the habits that were counted since.
+    fn ground_now(&self, reasons: &Reasons) -> Ground {
+        let mut profile = reasons.ground.profile.clone();
+        profile.merge(&Profile::of(&self.shared.config, &self.counts()));
+        Ground { profile, ..reasons.ground.clone() }
+    }
+
+    /// Experts of the processor that are at hand.
+    fn in_memory(&self) -> usize {
+        self.store_stats().map_or(usize::MAX, |stats| stats.slots)
+    }
+
+    /// Seconds of a token that are to be expected as experts lie and are chosen now; `None` where no plan put some of them on an
+    /// accelerator, or where speeds were not measured.
+    pub fn planned(&self) -> Option<f64> {
+        let reasons = self.shared.across.reasons.as_ref().filter(|reasons| reasons.is_measured())?;
+        let ground = self.ground_now(reasons);
+        let problem = Hybrid::new(&reasons.work, &ground, &Footprint::default(), &reasons.told);
+        let ranks: Vec<Vec<usize>> = (0..reasons.work.layers.len()).map(|l| ground.profile.by_heat(l)).collect();
+        let device = self.shared.model.experts().on_device();
+        let there = |l: usize, rank: usize| {
+            let id = ExpertId { layer: l as u16, index: ranks[l][rank] as u16 };
+            device.is_some_and(|device| device.holds(id))
+        };
+        Some(problem.seconds_with(&reasons.dense, reasons.head, &there, self.in_memory()))
     }
 
     fn exchange(&self, found: &Exchange) -> Rearranged {

@@ -38,6 +38,13 @@ pub(super) struct Reasons {
     pub bound: f64,
 }
 
+impl Reasons {
+    /// Whether all speeds behind it are this machine's.
+    pub fn is_measured(&self) -> bool {
+        self.ground.measured && self.ground.speeds.measured
+    }
+}
+
 /// Of an accelerator's memory never less than this is left to others, and to what computing takes.
 const LEAST_MARGIN: u64 = 512 << 20;
 
@@ -167,7 +174,7 @@ pub(super) fn sentence(config: &Config, there: &There) -> String {
     let layers = dense.iter().filter(|there| **there).count();
     let real = there.reasons.as_ref().filter(|_| *name != DeviceName::StandIn); // nobody waits for a stand-in
     let expected = real.map_or(String::new(), |reasons| {
-        let assumed = if reasons.ground.measured && reasons.ground.speeds.measured { "" } else { " at assumed speeds" };
+        let assumed = if reasons.is_measured() { "" } else { " at assumed speeds" };
         let gap = 100.0 * (reasons.seconds / reasons.bound - 1.0).max(0.0);
         let rate = 1.0 / reasons.seconds;
         format!("; {rate:.1} tokens/s expected{assumed}, no plan of this kind is more than {gap:.1} % faster")

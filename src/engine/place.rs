@@ -206,8 +206,15 @@ impl<'a> Requirements<'a> {
         self.account.needs(&self.wish)
     }
 
-    pub fn ledger(&self, plan: Plan) -> Ledger {
-        self.account.ledger(&self.wish, plan)
+    /// Where memory goes, so many bytes of weights and of the cache being on an accelerator.
+    pub fn ledger(&self, plan: Plan, away: (u64, u64)) -> Ledger {
+        let mut ledger = self.account.ledger(&self.wish, plan);
+        for (name, bytes) in [("weights", away.0), ("cache", away.1)] {
+            if let Some(line) = ledger.lines.iter_mut().find(|line| line.name.starts_with(name)) {
+                line.bytes = line.bytes.saturating_sub(bytes);
+            }
+        }
+        ledger
     }
 
     /// What there is to place on an accelerator, and the room that a budget leaves for it in memory: see [`Footprint`].

@@ -72,6 +72,8 @@ pub struct LayerBytes {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     pub layers: Vec<LayerBytes>,
+    /// Of the dense ones in memory, those of each layer's cache.
+    pub caches: Vec<u64>,
     pub head: (u64, u64),
     /// Bytes of memory and of the accelerator's for layers and head.
     pub ram: u64,
@@ -100,7 +102,8 @@ impl Footprint {
         };
         let head = bytes(&[Part::OutputNorm, Part::Head]);
         let layers = (0..config.layers.len()).map(layer).collect();
-        Footprint { layers, head: (head, head), disk: true, ..Footprint::default() }
+        let caches = (0..config.layers.len()).map(|l| cache(l).0).collect();
+        Footprint { layers, caches, head: (head, head), disk: true, ..Footprint::default() }
     }
 }
 
@@ -172,7 +175,7 @@ impl Hybrid {
         let active = ground.costs.active as f64;
         let hidden = work.config.width as f64 * 4.0;
         let layer = |l: usize| {
-            let (cost, bytes) = (&ground.costs.layers[l], &room.layers[l]);
+            let (cost, bytes) = (&ground.costs.layers[l], room.layers.get(l).copied().unwrap_or_default());
             let read = work.expert_bytes(l) as f64 * part_read(&ground.profile, l);
             let all = work.config.experts;
             let mut problem = LayerProblem {

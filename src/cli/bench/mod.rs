@@ -67,6 +67,10 @@ pub fn run(args: &BenchArgs) -> Done {
         rows.push(Row { test, samples, threads, peak_rss_bytes: memory::peak_bytes(), disk, steps, expected: vec![] });
         seen.push(sights);
     }
+    if let Some(seconds) = engine.planned() {
+        let answers = rows.iter_mut().filter(|row| row.test.kind == Kind::Generate && row.test.streams == 1);
+        answers.for_each(|row| row.expected = vec![1.0 / seconds; row.samples.len()]);
+    }
     super::memory::say_peak(&engine, args.load.verbose);
     let budget = engine.ledger().budget.filter(Budget::in_force);
     let on_disk = engine.experts_on_disk();

@@ -3,6 +3,7 @@
 use super::{Gpu, Ground};
 use crate::cli::args::PlanArgs;
 use crate::cli::forecast;
+use crate::config::placement::DeviceName;
 use crate::config::size::{argument, shown};
 use crate::device::{Accelerator, Speeds};
 use crate::engine::{Wanted, most_there};
@@ -23,6 +24,13 @@ pub struct Target {
     pub speeds: Speeds,
     /// The device itself, where it is there.
     pub accelerator: Option<Arc<Accelerator>>,
+}
+
+impl Target {
+    /// Whether it is no accelerator at all, whose speed nobody waits for.
+    pub fn is_stand_in(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(|there| there.name() == DeviceName::StandIn)
+    }
 }
 
 /// Bytes that a described accelerator keeps to itself.
@@ -55,8 +63,10 @@ pub fn target(args: &PlanArgs, wanted: &Wanted, machine: &mut Machine) -> Result
     Ok(Some(Target { name: accelerator.called(), vram, margin: 0, speeds, accelerator: Some(accelerator) }))
 }
 
-/// Memory, choices, a token, a prompt, the bound on a token's seconds, the accelerator's memory, what more of it would buy.
-pub type Plan = (Memory, Vec<Choice>, Forecast, Forecast, Option<f64>, Vec<(String, u64)>, Option<(String, f64)>);
+/// Memory, choices, a token, a prompt, the bound on a token's seconds, the accelerator's memory, what more of it would buy, and
+/// how many bytes of weights and of the cache memory is spared.
+pub type Plan =
+    (Memory, Vec<Choice>, Forecast, Forecast, Option<f64>, Vec<(String, u64)>, Option<(String, f64)>, (u64, u64));
 
 /// Where everything lies, as figures.
 ///
@@ -82,7 +92,9 @@ pub fn plan(
     let found = problem.solve().ok_or_else(|| Error::Infeasible(no_room(&problem, &room, target, budget)))?;
     let more = Footprint { vram: room.vram.saturating_add(1 << 30), ..room.clone() };
     let more = Hybrid::new(work, &known, &more, told).solve();
-    let gain = more.map(|more| 1.0 / more.seconds - 1.0 / found.seconds).filter(|_| room.vram < UNKNOWN);
+    let gain = more
+        .map(|more| 1.0 / more.seconds - 1.0 / found.seconds)
+        .filter(|_| room.vram < UNKNOWN && !target.is_stand_in());
     Ok(figures(&problem.problem.layers, found, ground, target, &room, gain))
 }
 
@@ -147,5 +159,16 @@ fn figures(
         (target.margin > 0).then(|| ("left to driver and desktop".to_string(), target.margin.min(target.vram))),
     );
     let price = gain.map(|gain| ("+1 GiB of the accelerator's memory".to_string(), gain));
-    (memory, found.choices, token, prompt, Some(found.bound), vram, price)
+    // What is not there any more: experts where all are in memory, and what is dense.
+    let spared = |expert: u64| -> u64 {
+        let layer = |(l, c): (&LayerProblem, &Choice)| {
+            let dense = if c.dense_on_gpu { l.dense_bytes.0 } else { 0 };
+            dense + c.gpu as u64 * expert
+        };
+        placed().map(layer).sum::<u64>() + if found.head { room.head.0 } else { 0 }
+    };
+    let caches: u64 =
+        room.caches.iter().zip(&found.choices).filter(|(_, c)| c.dense_on_gpu).map(|(bytes, _)| bytes).sum();
+    let weights = spared(if memory == Memory::Whole { room.layers.first().map_or(0, |l| l.expert.0) } else { 0 });
+    (memory, found.choices, token, prompt, Some(found.bound), vram, price, (weights - caches, caches))
 }

@@ -267,11 +267,11 @@ fn plan(
         forecast::keep(machine);
     }
     let ground = Ground { costs, options, reading, profile: &profile };
-    let (ledger_plan, choices, token, prompt, bound, vram, gpu_price) = match &target {
+    let (ledger_plan, choices, token, prompt, bound, vram, gpu_price, away) = match &target {
         None => {
             let memory = fits(budget).expect("a plan that does not fit was refused above");
             let (token, prompt) = forecast::both(&ground.costs, &profile, ground.keeping(memory), &reading);
-            (memory, by_heat(&profile, memory), token, prompt, None, vec![], None)
+            (memory, by_heat(&profile, memory), token, prompt, None, vec![], None, (0, 0))
         }
         Some(target) => {
             let lies = (model.down, &|part| model.kind(part) as Kind);
@@ -281,7 +281,8 @@ fn plan(
     };
     let prices = prices(&ground, &needs, budget, &token, target.is_none(), gpu_price);
     let other = if target.is_none() { other(&ground, options, &model, slot, budget, &token) } else { None };
-    let ledger = needs_of.ledger(ledger_plan).lines.into_iter().filter(|l| l.bytes > 0).map(|l| (l.name, l.bytes));
+    let ledger =
+        needs_of.ledger(ledger_plan, away).lines.into_iter().filter(|l| l.bytes > 0).map(|l| (l.name, l.bytes));
     let ledger = ledger.collect();
     Ok(Planned {
         machine: machine.name.clone(),

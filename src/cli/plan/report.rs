@@ -32,9 +32,10 @@ pub fn text(planned: &Planned) -> String {
         planned.setup.prompt as f64 / planned.prompt.seconds.seconds,
     );
     if let Some(target) = &planned.target {
-        let (how, so) = match target.speeds.measured {
-            true => ("as measured", ""),
-            false => ("as described", ": nothing of it was measured, so the interval is wide"),
+        let (how, so) = match (target.speeds.measured, target.is_stand_in()) {
+            (true, _) => ("as measured", ""),
+            (_, true) => ("that is none", ": it is taken to be fast beyond measure, so these speeds are no forecast"),
+            _ => ("as described", ": nothing of it was measured, so the interval is wide"),
         };
         out.push_str(&format!(
             "with an accelerator {how} ({}, {}, products at {:.0} GB/s){so}\n",
