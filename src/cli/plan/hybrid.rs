@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::planner::budget::Plan as Memory;
 use crate::planner::cost::{Forecast, Work, prompt};
 use crate::planner::hardware::machine::{Machine, Timing};
-use crate::planner::hybrid::{self, Footprint, Hybrid, Hybridised, Told};
-use crate::planner::plan::{Choice, LayerProblem};
+use crate::planner::hybrid::{self, Footprint, Hybrid, Hybridised, LayerTold, Told};
+use crate::planner::plan::{Choice, LayerProblem, Place};
 use std::sync::Arc;
 
 /// What is planned for.
@@ -63,12 +63,24 @@ pub fn target(args: &PlanArgs, wanted: &Wanted, machine: &mut Machine) -> Result
     Ok(Some(Target { name: accelerator.called(), vram, margin: 0, speeds, accelerator: Some(accelerator) }))
 }
 
-/// Memory, choices, a token, a prompt, the bound on a token's seconds, the accelerator's memory, what more of it would buy, and
-/// how many bytes of weights and of the cache memory is spared.
-pub type Plan =
-    (Memory, Vec<Choice>, Forecast, Forecast, Option<f64>, Vec<(String, u64)>, Option<(String, f64)>, (u64, u64));
-
 /// Where everything lies, as figures.
+pub struct Plan {
+    pub memory: Memory,
+    pub choices: Vec<Choice>,
+    pub token: Forecast,
+    pub prompt: Forecast,
+    /// No plan of this kind takes fewer seconds for a token.
+    pub bound: Option<f64>,
+    /// The accelerator's memory, line by line.
+    pub vram: Vec<(String, u64)>,
+    /// What more memory would buy, in tokens/s; the next-best way, and its tokens/s.
+    pub prices: Vec<(String, f64)>,
+    pub other: Option<(String, f64)>,
+    /// Bytes of weights and of the cache that memory is spared.
+    pub away: (u64, u64),
+}
+
+/// The plan.
 ///
 /// Errors (infeasible): nothing that is allowed fits; the smallest change that does.
 pub fn plan(
@@ -90,12 +102,45 @@ pub fn plan(
     };
     let problem = Hybrid::new(work, &known, &room, told);
     let found = problem.solve().ok_or_else(|| Error::Infeasible(no_room(&problem, &room, target, budget)))?;
-    let more = Footprint { vram: room.vram.saturating_add(1 << 30), ..room.clone() };
-    let more = Hybrid::new(work, &known, &more, told).solve();
-    let gain = more
-        .map(|more| 1.0 / more.seconds - 1.0 / found.seconds)
-        .filter(|_| room.vram < UNKNOWN && !target.is_stand_in());
-    Ok(figures(&problem.problem.layers, found, ground, target, &room, gain))
+    let mut plan = figures(&problem.problem.layers, &found, ground, target, &room);
+    if target.is_stand_in() {
+        return Ok(plan); // its speeds are made up
+    }
+    let with = |room: &Footprint, told: &Told| Some(1.0 / Hybrid::new(work, &known, room, told).solve()?.seconds);
+    let rate = 1.0 / found.seconds;
+    let more = [
+        (
+            "+1 GiB of the accelerator's memory",
+            room.vram < UNKNOWN,
+            Footprint { vram: room.vram + GIB, ..room.clone() },
+        ),
+        ("+1 GiB of memory", budget.is_some(), Footprint { ram: room.ram + GIB, ..room.clone() }),
+        ("+2 GiB of memory", budget.is_some(), Footprint { ram: room.ram + 2 * GIB, ..room.clone() }),
+    ];
+    let asked = more.into_iter().filter(|(_, bounded, _)| *bounded);
+    plan.prices = asked.filter_map(|(name, _, room)| Some((name.to_string(), with(&room, told)? - rate))).collect();
+    // Where something was laid down, it is not for us to say how else.
+    let free = told.head.is_none() && told.layers.iter().all(|layer| *layer == LayerTold::default());
+    let others = others(work.layers.len()).into_iter().filter(|_| free);
+    let others = others.filter_map(|(name, told)| Some((name, with(&room, &told)?)));
+    plan.other = others.filter(|(_, other)| *other < rate * 0.999).max_by(|a, b| a.1.total_cmp(&b.1));
+    Ok(plan)
+}
+
+const GIB: u64 = 1 << 30;
+
+/// Simpler ways to share the work, by the flags that ask for them.
+fn others(layers: usize) -> Vec<(String, Told)> {
+    let all = |experts, dense, head: bool| {
+        let layer = LayerTold { experts: Some(experts), dense: Some(dense) };
+        Told { layers: vec![layer; layers], head: Some(head) }
+    };
+    let (here, there) = (Place::Processor, Place::Accelerator);
+    vec![
+        ("everything on the processor (--cpu)".into(), all(here, here, false)),
+        (format!("everything on the accelerator (-ngl {})", layers + 1), all(there, there, true)),
+        (format!("no experts on the accelerator (-ngl {} --cpu-moe)", layers + 1), all(here, there, true)),
+    ]
 }
 
 fn no_room(problem: &Hybrid, room: &Footprint, target: &Target, budget: Option<u64>) -> String {
@@ -127,11 +172,10 @@ fn no_room(problem: &Hybrid, room: &Footprint, target: &Target, budget: Option<u
 
 fn figures(
     layers: &[LayerProblem],
-    found: Hybridised,
+    found: &Hybridised,
     ground: &Ground<'_>,
     target: &Target,
     room: &Footprint,
-    gain: Option<f64>,
 ) -> Plan {
     let seconds = found.seconds;
     let placed = || layers.iter().zip(&found.choices);
@@ -158,7 +202,6 @@ fn figures(
     vram.extend(
         (target.margin > 0).then(|| ("left to driver and desktop".to_string(), target.margin.min(target.vram))),
     );
-    let price = gain.map(|gain| ("+1 GiB of the accelerator's memory".to_string(), gain));
     // What is not there any more: experts where all are in memory, and what is dense.
     let spared = |expert: u64| -> u64 {
         let layer = |(l, c): (&LayerProblem, &Choice)| {
@@ -170,5 +213,6 @@ fn figures(
     let caches: u64 =
         room.caches.iter().zip(&found.choices).filter(|(_, c)| c.dense_on_gpu).map(|(bytes, _)| bytes).sum();
     let weights = spared(if memory == Memory::Whole { room.layers.first().map_or(0, |l| l.expert.0) } else { 0 });
-    (memory, found.choices, token, prompt, Some(found.bound), vram, price, (weights - caches, caches))
+    let (choices, bound, away) = (found.choices.clone(), Some(found.bound), (weights - caches, caches));
+    Plan { memory, choices, token, prompt, bound, vram, prices: vec![], other: None, away }
 }

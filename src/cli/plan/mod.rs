@@ -28,7 +28,7 @@ use crate::planner::plan::Choice;
 use crate::planner::profile::Profile;
 use crate::planner::rehearsal::{Keeping, Reading};
 use crate::pool::Pool;
-use hybrid::Target;
+use hybrid::{Plan, Target};
 use kernels::Isa;
 use kernels::attend::KvFormat;
 use std::path::{Path, PathBuf};
@@ -125,16 +125,9 @@ struct Planned {
     /// The accelerator that is planned for.
     target: Option<Target>,
     budget: Option<u64>,
-    memory: Memory,
-    choices: Vec<Choice>,
+    plan: Plan,
+    /// Memory, line by line.
     ledger: Vec<(String, u64)>,
-    vram: Vec<(String, u64)>,
-    token: Forecast,
-    prompt: Forecast,
-    bound: Option<f64>,
-    /// What would buy how many tokens/s; the next-best plan.
-    prices: Vec<(String, f64)>,
-    other: Option<(String, f64)>,
 }
 
 pub fn run(args: &PlanArgs) -> Done {
@@ -267,40 +260,23 @@ fn plan(
         forecast::keep(machine);
     }
     let ground = Ground { costs, options, reading, profile: &profile };
-    let (ledger_plan, choices, token, prompt, bound, vram, gpu_price, away) = match &target {
+    let plan = match &target {
         None => {
             let memory = fits(budget).expect("a plan that does not fit was refused above");
             let (token, prompt) = forecast::both(&ground.costs, &profile, ground.keeping(memory), &reading);
-            (memory, by_heat(&profile, memory), token, prompt, None, vec![], None, (0, 0))
+            let prices = prices(&ground, &needs, budget, &token);
+            let other = other(&ground, options, &model, slot, budget, &token);
+            let choices = by_heat(&profile, memory);
+            Plan { memory, choices, token, prompt, bound: None, vram: vec![], prices, other, away: (0, 0) }
         }
         Some(target) => {
-            let lies = (model.down, &|part| model.kind(part) as Kind);
-            let room = needs_of.footprint(budget, (lies.0, lies.1), target.accelerator.as_ref());
+            let room = needs_of.footprint(budget, (model.down, &|part| model.kind(part)), target.accelerator.as_ref());
             hybrid::plan(&work, &ground, target, room, &told, budget)?
         }
     };
-    let prices = prices(&ground, &needs, budget, &token, target.is_none(), gpu_price);
-    let other = if target.is_none() { other(&ground, options, &model, slot, budget, &token) } else { None };
-    let ledger =
-        needs_of.ledger(ledger_plan, away).lines.into_iter().filter(|l| l.bytes > 0).map(|l| (l.name, l.bytes));
-    let ledger = ledger.collect();
-    Ok(Planned {
-        machine: machine.name.clone(),
-        setup,
-        target,
-        budget,
-        memory: ledger_plan,
-        choices,
-        ledger,
-        vram,
-        token,
-        prompt,
-        bound,
-        prices,
-        other,
-        profile,
-        model,
-    })
+    let ledger = needs_of.ledger(plan.memory, plan.away).lines.into_iter();
+    let ledger = ledger.filter(|l| l.bytes > 0).map(|l| (l.name, l.bytes)).collect();
+    Ok(Planned { machine: machine.name.clone(), setup, target, budget, plan, ledger, profile, model })
 }
 
 /// The model's habits, or an even choice where none are known.
@@ -345,11 +321,9 @@ fn prices(
     needs: &crate::planner::budget::Needs,
     budget: Option<u64>,
     token: &Forecast,
-    host_only: bool,
-    gpu: Option<(String, f64)>,
 ) -> Vec<(String, f64)> {
-    let mut prices: Vec<(String, f64)> = gpu.into_iter().collect();
-    let Some(budget) = budget.filter(|_| host_only) else { return prices };
+    let mut prices = vec![];
+    let Some(budget) = budget else { return prices };
     for (more, name) in [(1u64 << 30, "+1 GiB of memory"), (2 << 30, "+2 GiB of memory")] {
         if let Some(plan) = needs.plan(budget + more) {
             prices.push((name.to_string(), ground.rate(plan) - 1.0 / token.seconds.seconds));
@@ -390,7 +364,7 @@ fn other(
 fn draw(file: &Path, planned: &Planned) -> Result<()> {
     let layers = planned.profile.layers.len();
     let heats: Vec<Vec<f64>> = (0..layers).map(|l| heat(&planned.profile, l)).collect();
-    let text = picture::svg(&planned.model.name, &heats, &planned.choices);
+    let text = picture::svg(&planned.model.name, &heats, &planned.plan.choices);
     let failed = |e| Error::Usage(format!("the picture {} cannot be written: {e}", file.display()));
     std::fs::write(file, text).map_err(failed)?;
     say(&format!("{} ({} layers, {} experts each)", file.display(), layers, planned.profile.experts));

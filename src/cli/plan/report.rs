@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// Tokens for each second: expected, and the interval of what was measured.
 fn rates(planned: &Planned) -> (f64, f64, f64) {
-    let time = planned.token.seconds;
+    let time = planned.plan.token.seconds;
     (1.0 / time.seconds, 1.0 / time.high, 1.0 / time.low)
 }
 
@@ -27,9 +27,9 @@ pub fn text(planned: &Planned) -> String {
         planned.machine,
         planned.setup.threads.0,
         planned.setup.depth,
-        planned.prompt.seconds.seconds,
+        planned.plan.prompt.seconds.seconds,
         planned.setup.prompt,
-        planned.setup.prompt as f64 / planned.prompt.seconds.seconds,
+        planned.setup.prompt as f64 / planned.plan.prompt.seconds.seconds,
     );
     if let Some(target) = &planned.target {
         let (how, so) = match (target.speeds.measured, target.is_stand_in()) {
@@ -47,23 +47,23 @@ pub fn text(planned: &Planned) -> String {
     out.push_str(&format!("{}\n\n", habits(planned)));
     out.push_str(&table(planned));
     out.push_str(&format!("\n{:<34}{:>10}{:>9}\n", "part of a token", "ms", "share"));
-    for (name, seconds) in planned.token.parts.iter().filter(|part| part.1 > 0.0) {
-        let share = 100.0 * seconds / planned.token.seconds.seconds;
+    for (name, seconds) in planned.plan.token.parts.iter().filter(|part| part.1 > 0.0) {
+        let share = 100.0 * seconds / planned.plan.token.seconds.seconds;
         out.push_str(&format!("{name:<34}{:>10}{share:>7.1} %\n", ms(*seconds)));
     }
-    out.push_str(&format!("{:<34}{:>10}\n", "whole token", ms(planned.token.seconds.seconds)));
-    if planned.token.missing > 0.0 {
-        out.push_str(&format!("{:.1} experts of a token are read from the disk\n", planned.token.missing));
+    out.push_str(&format!("{:<34}{:>10}\n", "whole token", ms(planned.plan.token.seconds.seconds)));
+    if planned.plan.token.missing > 0.0 {
+        out.push_str(&format!("{:.1} experts of a token are read from the disk\n", planned.plan.token.missing));
     }
     out.push_str(&memory(planned));
-    for (name, gain) in &planned.prices {
+    for (name, gain) in &planned.plan.prices {
         out.push_str(&format!("{name}: {gain:+.1} tokens/s\n"));
     }
-    if let Some((name, rate)) = &planned.other {
+    if let Some((name, rate)) = &planned.plan.other {
         out.push_str(&format!("next best: {name}, {rate:.1} tokens/s\n"));
     }
-    if let Some(bound) = planned.bound {
-        let gap = 100.0 * (planned.token.seconds.seconds / bound - 1.0);
+    if let Some(bound) = planned.plan.bound {
+        let gap = 100.0 * (planned.plan.token.seconds.seconds / bound - 1.0);
         out.push_str(&format!("no plan of this kind is more than {:.1} % faster\n", gap.max(0.0)));
     }
     out
@@ -87,14 +87,14 @@ fn table(planned: &Planned) -> String {
         "{:<10}{:>10}{:>12}{:>10}{:>8}{:>8}{:>14}\n",
         "layers", "window", "attention", "on gpu", "in ram", "on disk", "ms a layer"
     );
-    let key = |l: usize| (planned.model.config.layers[l].window, planned.choices[l]);
-    let layers = planned.choices.len();
+    let key = |l: usize| (planned.model.config.layers[l].window, planned.plan.choices[l]);
+    let layers = planned.plan.choices.len();
     let mut start = 0;
     while start < layers {
         let end = (start..layers).find(|l| key(*l) != key(start)).unwrap_or(layers);
         let (window, Choice { dense_on_gpu, gpu, disk }) = key(start);
         let name = if end - start == 1 { start.to_string() } else { format!("{start}-{}", end - 1) };
-        let time: f64 = planned.token.by_layer[start..end].iter().sum::<f64>() / (end - start) as f64;
+        let time: f64 = planned.plan.token.by_layer[start..end].iter().sum::<f64>() / (end - start) as f64;
         out.push_str(&format!(
             "{name:<10}{:>10}{:>12}{gpu:>10}{:>8}{disk:>8}{:>14}\n",
             window.map_or("none".to_string(), |w| w.to_string()),
@@ -117,9 +117,9 @@ fn memory(planned: &Planned) -> String {
     if let Some(budget) = planned.budget {
         out.push_str(&format!("{:<46}{:>12}\n", "budget", shown(budget)));
     }
-    if !planned.vram.is_empty() {
+    if !planned.plan.vram.is_empty() {
         out.push_str(&format!("\n{:<46}\n", "memory of the accelerator"));
-        for (name, bytes) in &planned.vram {
+        for (name, bytes) in &planned.plan.vram {
             out.push_str(&format!("{name:<46}{:>12}\n", shown(*bytes)));
         }
     }
@@ -133,13 +133,13 @@ pub fn value(planned: &Planned) -> Value {
         json!({
             "layer": l, "window": planned.model.config.layers[l].window, "attention_on_gpu": choice.dense_on_gpu,
             "experts_on_gpu": choice.gpu, "experts_in_memory": planned.profile.experts - choice.gpu - choice.disk,
-            "experts_on_disk": choice.disk, "seconds": planned.token.by_layer[l],
+            "experts_on_disk": choice.disk, "seconds": planned.plan.token.by_layer[l],
         })
     };
     let lines = |lines: &[(String, u64)]| -> Vec<Value> {
         lines.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect()
     };
-    let slots = match planned.memory {
+    let slots = match planned.plan.memory {
         Memory::Whole => None,
         Memory::Slots(count) => Some(count),
     };
@@ -150,25 +150,25 @@ pub fn value(planned: &Planned) -> Value {
         "depth": planned.setup.depth,
         "tokens_per_second": {"expected": rate, "low": low, "high": high},
         "first_token_seconds": {
-            "prompt": planned.setup.prompt, "expected": planned.prompt.seconds.seconds,
-            "low": planned.prompt.seconds.low, "high": planned.prompt.seconds.high,
+            "prompt": planned.setup.prompt, "expected": planned.plan.prompt.seconds.seconds,
+            "low": planned.plan.prompt.seconds.low, "high": planned.plan.prompt.seconds.high,
         },
-        "token_seconds": planned.token.parts.iter()
+        "token_seconds": planned.plan.token.parts.iter()
             .map(|(name, seconds)| json!({"part": name, "seconds": seconds})).collect::<Vec<_>>(),
-        "experts_read_per_token": planned.token.missing,
+        "experts_read_per_token": planned.plan.token.missing,
         "expert_slots": slots,
-        "layers": planned.choices.iter().enumerate().map(layer).collect::<Vec<_>>(),
+        "layers": planned.plan.choices.iter().enumerate().map(layer).collect::<Vec<_>>(),
         "memory": lines(&planned.ledger),
-        "vram": lines(&planned.vram),
+        "vram": lines(&planned.plan.vram),
         "budget_bytes": planned.budget,
         "gpu": planned.target.as_ref().map(|t| json!({
             "name": t.name, "vram": t.vram, "bandwidth": t.speeds.bandwidth, "link": t.speeds.link,
             "measured": t.speeds.measured,
         })),
-        "gains": planned.prices.iter()
+        "gains": planned.plan.prices.iter()
             .map(|(what, gain)| json!({"with": what, "tokens_per_second": gain})).collect::<Vec<_>>(),
-        "next_best": planned.other.as_ref().map(|(what, rate)| json!({"with": what, "tokens_per_second": rate})),
-        "bound_seconds": planned.bound,
+        "next_best": planned.plan.other.as_ref().map(|(what, rate)| json!({"with": what, "tokens_per_second": rate})),
+        "bound_seconds": planned.plan.bound,
         "profile_tokens": planned.profile.tokens,
     })
 }
@@ -190,11 +190,11 @@ pub fn explain(planned: &Planned, (layer, expert): (usize, usize)) -> Result<Str
         other > q || (other == q && *e < expert)
     };
     let rank = (0..profile.experts).filter(hotter).count();
-    let choice = planned.choices[layer];
+    let choice = planned.plan.choices[layer];
     let (place, why) = if rank < choice.gpu {
         ("on the accelerator", format!("the {} hottest of this layer lie there", choice.gpu))
     } else if rank < profile.experts - choice.disk {
-        let why = match planned.memory {
+        let why = match planned.plan.memory {
             Memory::Whole => "all experts that are not elsewhere fit in memory".to_string(),
             Memory::Slots(n) => format!("it is among the {n} that are wanted most often, for which there is room"),
         };
