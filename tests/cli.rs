@@ -4,6 +4,8 @@
 mod download;
 #[allow(dead_code, reason = "made for the tests of downloads")]
 mod fake_hub;
+#[path = "cli/form.rs"]
+mod form;
 #[path = "cli/program.rs"]
 mod program;
 #[cfg(unix)]
@@ -96,8 +98,6 @@ fn flags_of_llama_cpp_are_answered() {
         ("--no-mmap", "mapped"),
         ("-fa", "score matrix"),
         ("-sm", "CPU"),
-        ("--grammar", "grammar"),
-        ("--json-schema", "schema"),
         ("-i", "chat"),
         ("-cnv", "chat"),
         ("--color", "NO_COLOR"),

@@ -291,6 +291,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub text: TextArgs,
     #[command(flatten)]
+    pub form: super::form::FormArgs,
+    #[command(flatten)]
     pub draft: DraftArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,

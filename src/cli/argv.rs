@@ -7,7 +7,7 @@ use clap::{Arg, Command};
 use std::ffi::OsString;
 
 /// Spellings of several letters behind one dash, and the flag each means.
-const SPELLINGS: [(&str, &str); 13] = [
+const SPELLINGS: [(&str, &str); 14] = [
     ("-hf", "--hf-repo"),
     ("-hfr", "--hf-repo"),
     ("-tb", "--threads-batch"),
@@ -21,6 +21,7 @@ const SPELLINGS: [(&str, &str); 13] = [
     ("-seed", "--seed"),
     ("-np", "--parallel"),
     ("-md", "--model-draft"),
+    ("-jf", "--json-schema-file"),
 ];
 
 /// The same, where the command has that flag; elsewhere a hint answers.

@@ -5,6 +5,7 @@ use super::expected::Foresight;
 use super::interrupt::Interrupts;
 use super::memory;
 use super::terminal::{Passing, bytes, dim, grouped, say, say_note};
+use crate::engine::grammar::Grammar;
 use crate::engine::sampler::Sampling;
 use crate::engine::text::Message;
 use crate::engine::{Engine, Finish, Limits, Session, Stats, StoreStats};
@@ -19,6 +20,8 @@ pub struct Settings {
     pub sampling: Sampling,
     pub max_tokens: Option<usize>,
     pub stop: Vec<String>,
+    /// What every answer is held to.
+    pub grammar: Option<Grammar>,
     /// Print speeds after an answer.
     pub perf: bool,
     pub rewind: usize,
@@ -65,7 +68,7 @@ impl Conversation {
         let limits = Limits {
             max_tokens: self.settings.max_tokens,
             stop: self.settings.stop.clone(),
-            grammar: None,
+            grammar: self.settings.grammar.clone(),
             interrupt: Some(answering.flag()),
         };
         self.answers += 1;
@@ -225,8 +228,12 @@ fn speeds(Ended { stats, finish, expected, .. }: &Ended) -> String {
         drafted => format!(", {} of {} guesses right", grouped(stats.accepted as u64), grouped(drafted as u64)),
     };
     let cut = if *finish == Finish::Length { " (all that --predict allows)" } else { "" };
+    let landed = match stats.landed_tokens {
+        0 => String::new(),
+        n => format!(" (the last {} bring it to an end in time)", grouped(n as u64)),
+    };
     format!(
-        "{}{reused} | {}{cut}",
+        "{}{reused} | {}{cut}{landed}",
         part("prompt", stats.prompt_tokens, stats.prompt_tokens, (stats.prompt_seconds, stats.prompt_bytes), of_prompt),
         part("answer", stats.decode_tokens, stats.step_tokens, (stats.decode_seconds, stats.decode_bytes), of_answer)
     ) + &guesses

@@ -28,7 +28,7 @@ const DEVICE: &str = "one accelerator is used at most, and --device, --vram, --g
 const MAPPED: &str = "weights that need no conversion are read from the mapped file, converted ones are held in memory; --verbose prints which";
 const CHAT: &str = "with a terminal and without --prompt it chats anyway; --prompt gives one answer, --raw leaves the chat template out";
 const GRAMMAR: &str =
-    "answers cannot be held to a grammar or a schema yet; --stop and a precise --system-prompt come closest";
+    "`run` holds answers to it; of a server each request asks for its own form (response_format, json_schema, grammar)";
 const DRAFT: &str = "guessing is set by --model-draft, --draft-max, --draft-min and --draft-p-min in `run` and `serve`; a draft model \
      has the model's context, threads and cache";
 const ROPE: &str =

@@ -15,6 +15,7 @@ mod device;
 mod doctor;
 mod expected;
 mod forecast;
+mod form;
 mod ground;
 mod hints;
 mod inspect;
@@ -140,6 +141,11 @@ fn settle(cli: &mut Cli, matches: &ArgMatches) -> Result<()> {
         Some(Command::Cache(_) | Command::CacheSim(_) | Command::Doctor(_) | Command::Completions(_)) => return Ok(()),
     };
     settle_model(model, name, matches)?;
+    match &mut cli.command {
+        None => cli.run.form.settle(|flag| said(matches, flag))?,
+        Some(Command::Run(args)) => args.form.settle(|flag| said(matches, flag))?,
+        Some(_) => {}
+    }
     let template = match &mut cli.command {
         None => &mut cli.run.text.template,
         Some(Command::Run(args)) => &mut args.text.template,

@@ -21,6 +21,7 @@ const MOST_TEXT_BYTES: u64 = 256 << 20;
 pub fn run(args: RunArgs) -> Done {
     // Everything that can be wrong with the request is found before a model is looked for.
     let prompt = prompt(&args)?;
+    let form = args.form.read()?;
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.machine.cores);
     options.wanted = Some(device::wanted(&args.place)?);
@@ -30,7 +31,8 @@ pub fn run(args: RunArgs) -> Done {
     open::draft(&args.draft, &args.model, &args.load, &mut options, &interrupts)?;
     let Opened { engine, name, recording } = open::open(&args.model, &args.load, &options, &interrupts)?;
     let system = args.text.system_prompt.as_deref();
-    let raw_text = args.no_markdown || args.text.raw;
+    // What is held to a form is no Markdown.
+    let raw_text = args.no_markdown || args.text.raw || form.is_some();
     let settings = Settings {
         raw: args.text.raw,
         system: system.map(|text| if args.escape { unescape(text) } else { text.to_string() }),
@@ -40,6 +42,7 @@ pub fn run(args: RunArgs) -> Done {
             Some(Predict::UntilFull) | None => None,
         },
         stop: args.stop,
+        grammar: form.map(|asked| asked.compile(&engine)).transpose()?,
         perf: !args.no_perf,
         rewind: options.rewind,
     };

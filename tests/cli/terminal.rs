@@ -214,6 +214,21 @@ fn an_interrupt_stops_the_answer_and_not_the_chat() {
     assert_eq!(chat.code(), 0);
 }
 
+/// As it stands, too: what is held to a form is not laid out as Markdown.
+#[test]
+fn every_answer_of_a_chat_keeps_to_the_form() {
+    let home = Home::new();
+    let form = r#"{"enum": ["*yes*", "*no*"]}"#;
+    let mut chat = Chat::start(&home, &["-n", "12", "--temp", "2", "-c", "512", "--json-schema", form]);
+    for _ in 0..2 {
+        chat.line("Is it?");
+        chat.wait_for("*\"");
+        chat.wait_for("tok/s");
+    }
+    chat.line("/quit");
+    assert_eq!(chat.code(), 0);
+}
+
 #[test]
 fn a_backslash_goes_on() {
     let home = Home::new();
