@@ -34,6 +34,9 @@ const WITH_DEFAULT_SYSTEM: &str = r#"{%- if tools %}
 {%- endif %}
 "#;
 
+/// One that knows tools, as the models it is made for do.
+const WITH_TOOLS: &str = include_str!("template/tools.jinja");
+
 const ALTERNATING: &str = "{{ bos_token }}{% for m in messages %}
 {% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}
 {{ raise_exception('roles must alternate user/assistant/' + m['role']) }}
@@ -129,6 +132,90 @@ fn the_template_of_the_qwen2_vocabulary_renders() {
     assert_eq!(
         text.render(&hello(), true).unwrap(),
         "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    );
+}
+
+fn function(name: &str) -> Value {
+    let parameters = json!({ "type": "object", "properties": { "city": { "type": "string" } }, "required": ["city"] });
+    json!({ "type": "function", "function": { "name": name, "description": "<Ask> it", "parameters": parameters } })
+}
+
+fn call(name: &str, arguments: Value) -> Value {
+    json!({ "id": "call_1", "type": "function", "function": { "name": name, "arguments": arguments } })
+}
+
+/// A template that knows tools offers them itself and writes calls and results its own way; nothing is folded into text.
+#[test]
+fn a_template_that_knows_tools_writes_them_itself() {
+    let text = own(WITH_TOOLS).unwrap();
+    let turns = [
+        Message::system("Be brief."),
+        Message::user("Rain?"),
+        Message {
+            calls: vec![call("rain", json!({ "city": "Tromsø", "days": [1, 2] })), call("wind", json!({}))],
+            ..Message::assistant("I look.")
+        },
+        Message::new("tool", "none"),
+        Message::new("tool", "{\"knots\": 3}"),
+        Message::assistant("No rain."),
+        Message::user("And now?"),
+        Message { calls: vec![call("rain", json!({ "city": "Rome" }))], ..Message::assistant("") },
+        Message::new("tool", "a little"),
+    ];
+    let expected = r#"<|im_start|>system
+Be brief.
+
+At hand are:
+<tools>
+{"type": "function", "function": {"name": "rain", "description": "<Ask> it", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+{"type": "function", "function": {"name": "wind", "description": "<Ask> it", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+</tools>
+A call is written so:
+<tool_call>
+{"name": ..., "arguments": {...}}
+</tool_call><|im_end|>
+<|im_start|>user
+Rain?<|im_end|>
+<|im_start|>assistant
+I look.
+<tool_call>
+{"name": "rain", "arguments": {"city": "Tromsø", "days": [1, 2]}}
+</tool_call>
+<tool_call>
+{"name": "wind", "arguments": {}}
+</tool_call><|im_end|>
+<|im_start|>user
+<tool_response>
+none
+</tool_response>
+<tool_response>
+{"knots": 3}
+</tool_response><|im_end|>
+<|im_start|>assistant
+No rain.<|im_end|>
+<|im_start|>user
+And now?<|im_end|>
+<|im_start|>assistant
+<tool_call>
+{"name": "rain", "arguments": {"city": "Rome"}}
+</tool_call><|im_end|>
+<|im_start|>user
+<tool_response>
+a little
+</tool_response><|im_end|>
+<|im_start|>assistant
+"#;
+    assert_eq!(text.render_with_tools(&turns, &[function("rain"), function("wind")], true).unwrap(), expected);
+    // Without tools it offers none, and calls of before are still its own to write.
+    let rest = expected.split_once("<|im_start|>user\n").unwrap().1;
+    assert_eq!(
+        text.render_with_tools(&turns, &[], true).unwrap(),
+        format!("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{rest}")
+    );
+    assert_eq!(
+        text.render_with_tools(&hello(), &[], false).unwrap(),
+        "<|im_start|>user\nHello<|im_end|>\n",
+        "none are invented"
     );
 }
 

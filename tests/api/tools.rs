@@ -106,6 +106,55 @@ fn calls_and_results_are_part_of_the_conversation() {
     assert_eq!(served.chat(&with(history, json!({ "max_tokens": 8 })))["object"], "chat.completion");
 }
 
+/// A template that knows tools is left to it: by every API the model reads what the template makes of them.
+#[test]
+fn a_template_that_knows_tools_offers_them() {
+    let template = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/template/tools.jinja");
+    let served = serve(&["--chat-template-file", template]);
+    let history = json!({ "messages": [
+        { "role": "user", "content": "Rain?" },
+        { "role": "assistant", "content": null, "tool_calls": [{ "id": "1", "type": "function", "function": { "name": "rain", "arguments": "{\"city\":\"Oslo\"}" } }] },
+        { "role": "tool", "tool_call_id": "1", "content": "yes" },
+    ], "tools": [function("rain")] });
+    let prompt = served.post("/apply-template", &history).json()["prompt"].as_str().expect("text").to_string();
+    for part in [
+        "<|im_start|>system\nAt hand are:\n<tools>\n{\"type\": \"function\", ",
+        "<|im_start|>assistant\n<tool_call>\n{\"name\": \"rain\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call><|im_end|>",
+        "<|im_start|>user\n<tool_response>\nyes\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+    ] {
+        assert!(prompt.contains(part), "{part} in {prompt}");
+    }
+    assert!(!prompt.contains("Functions you may call"), "ours are for templates that know none: {prompt}");
+    // Nothing is offered where nothing may be called.
+    let none = served.post("/apply-template", &with(history.clone(), json!({ "tool_choice": "none" }))).json();
+    assert!(!none["prompt"].as_str().expect("text").contains("<tools>"), "{none}");
+    let tokens = served.post("/tokenize", &json!({ "content": prompt })).json()["tokens"].as_array().map(Vec::len);
+    let chat = served.chat(&with(history, json!({ "tool_choice": "required", "max_tokens": 60, "temperature": 1 })));
+    assert_eq!(chat["usage"]["prompt_tokens"].as_u64(), tokens.map(|count| count as u64), "it is what the model reads");
+    check(&parsed(&chat["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"]));
+    // The same conversation as Anthropic and OpenAI's newer API write it.
+    let messages = json!({ "max_tokens": 60, "tools": [{ "name": "rain", "input_schema": parameters() }], "messages": [
+        { "role": "user", "content": "Rain?" },
+        { "role": "assistant", "content": [{ "type": "tool_use", "id": "1", "name": "rain", "input": { "city": "Oslo" } }] },
+        { "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "1", "content": "yes" }] },
+    ] });
+    let reply = served.post("/v1/messages", &with(messages, json!({ "tool_choice": { "type": "any" } }))).json();
+    check(&reply["content"][0]["input"]);
+    let read =
+        |usage: &Value, names: [&str; 2]| names.iter().map(|name| usage[*name].as_u64().unwrap_or(0)).sum::<u64>();
+    let usage = read(&reply["usage"], ["input_tokens", "cache_read_input_tokens"]);
+    assert_eq!(Some(usage), tokens.map(|count| count as u64), "{reply}");
+    let items = json!({ "max_output_tokens": 60, "tools": [with(function("rain")["function"].clone(), json!({ "type": "function" }))],
+        "tool_choice": "required", "input": [
+            { "role": "user", "content": "Rain?" },
+            { "type": "function_call", "call_id": "1", "name": "rain", "arguments": "{\"city\":\"Oslo\"}" },
+            { "type": "function_call_output", "call_id": "1", "output": "yes" },
+        ] });
+    let reply = served.post("/v1/responses", &items).json();
+    check(&parsed(&reply["output"][0]["arguments"]));
+    assert_eq!(reply["usage"]["input_tokens"].as_u64(), tokens.map(|count| count as u64), "{reply}");
+}
+
 #[test]
 fn forms_and_functions_that_make_no_sense_are_refused() {
     let served = serve(&[]);
