@@ -6,9 +6,9 @@
 
 use crate::error::{Error, Result};
 
-/// Stop strings in one request, and bytes in one: far above what anyone writes, low enough to stay cheap.
+/// Stop strings in one request, and characters in one: far above what anyone writes, low enough to stay cheap.
 pub const MOST_STOPS: usize = 64;
-pub const LONGEST_STOP: usize = 4096;
+pub const LONGEST_STOP: usize = 1024;
 
 /// Watches a stream of text for stop strings.
 #[derive(Clone, Debug, Default)]
@@ -32,11 +32,11 @@ impl Stops {
             if stop.is_empty() {
                 return Err(Error::Usage("a stop string is empty: it would end every answer before it begins".into()));
             }
-            if stop.len() > LONGEST_STOP {
+            let length = stop.chars().count();
+            if length > LONGEST_STOP {
                 return Err(Error::Usage(format!(
-                    "a stop string may have {LONGEST_STOP} bytes, the one beginning with {:?} has {}",
+                    "a stop string may have {LONGEST_STOP} characters, the one beginning with {:?} has {length}",
                     stop.chars().take(20).collect::<String>(),
-                    stop.len()
                 )));
             }
         }
@@ -138,7 +138,8 @@ mod tests {
     fn bad_stops_are_refused_in_words() {
         assert!(matches!(Stops::new(&["".into()]), Err(Error::Usage(_))));
         assert!(matches!(Stops::new(&vec!["x".into(); MOST_STOPS + 1]), Err(Error::Usage(_))));
-        assert!(matches!(Stops::new(&["é".repeat(LONGEST_STOP)]), Err(Error::Usage(_))));
+        assert!(matches!(Stops::new(&["é".repeat(LONGEST_STOP + 1)]), Err(Error::Usage(_))));
+        assert!(Stops::new(&["é".repeat(LONGEST_STOP)]).is_ok());
     }
 
     /// Text before the stop that ends first (of those the longest), or all of it.

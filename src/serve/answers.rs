@@ -7,7 +7,7 @@ use super::look::{Api, Look};
 use super::queue::{Caller, Event};
 use super::shape::Head;
 use super::stream::Flow;
-use super::words::{body, model_ready};
+use super::words::{body, discard, model_ready};
 use super::{House, MOST_BODY, Served, messages, responses};
 use axum::Json;
 use axum::body::Body;
@@ -48,9 +48,14 @@ fn read(house: &House, served: &Served, api: Api, body: &[u8], arrived: Instant)
 async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<Response> {
     let arrived = Instant::now();
     let served = model_ready(&house)?;
-    let bytes = body(request, MOST_BODY).await?;
-    // A place before the work of tokenising, so that a crowd is turned away at no cost.
     let full = || Failure::full(house.queue.places());
+    // A crowd is turned away before anything is read or worked out for it.
+    if house.queue.is_full() {
+        discard(request);
+        return Err(full());
+    }
+    let bytes = body(request, MOST_BODY).await?;
+    // A place is taken once the body is there, so that nobody holds one by sending slowly, and before it is tokenised.
     let mut places = house.queue.take(1).ok_or_else(full)?;
     let (inside, model) = (house.clone(), served.clone());
     let reading = tokio::task::spawn_blocking(move || read(&inside, &model, api, &bytes, arrived));

@@ -141,19 +141,19 @@ fn stream_options(fields: &mut Fields, stream: bool) -> Outcome<bool> {
     options.end().map(|()| usage)
 }
 
-/// `max_completion_tokens` is what `max_tokens` is called now, `n_predict` what llama.cpp calls it (-1: no limit).
+/// `max_completion_tokens` is what `max_tokens` is called now.
 fn max_tokens(fields: &mut Fields, way: Way) -> Outcome<Option<usize>> {
-    let mut said = None;
-    for name in ["max_completion_tokens", "max_tokens"] {
-        let value = fields.whole(name, 1..=usize::MAX)?;
-        match (said, value) {
-            (Some(a), Some(b)) if a != b => {
-                return Err(Failure::field(name, "says another number than max_completion_tokens"));
-            }
-            _ => said = said.or(value),
-        }
-    }
+    let newer = fields.whole("max_completion_tokens", 1..=usize::MAX)?;
+    let said = either(newer, fields.whole("max_tokens", 1..=usize::MAX)?, "max_tokens", "max_completion_tokens")?;
     Ok(said.or((way == Way::Completion).then_some(COMPLETION_TOKENS)))
+}
+
+/// What is said under one of two names for the same; `name` is the second.
+fn either<T>(first: Option<T>, second: Option<T>, name: &str, other: &str) -> Outcome<Option<T>> {
+    match (first, second) {
+        (Some(_), Some(_)) => Err(Failure::field(name, format!("is another name of {other}: one of them is expected"))),
+        (first, second) => Ok(first.or(second)),
+    }
 }
 
 fn stop(fields: &mut Fields) -> Outcome<Vec<String>> {
@@ -190,10 +190,9 @@ fn logprobs(fields: &mut Fields, way: Way) -> Outcome<Option<usize>> {
 fn sampling(fields: &mut Fields, house: &House, served: &Served) -> Outcome<Sampling> {
     let base = &house.settings.sampling;
     let number = |fields: &mut Fields, name: &str, from: f64, to: f64| fields.number(name, from..=to);
-    let repeat = match number(fields, "repeat_penalty", 0.01, 100.0)? {
-        None => number(fields, "repetition_penalty", 0.01, 100.0)?,
-        said => said,
-    };
+    let repeat = number(fields, "repeat_penalty", 0.01, 100.0)?;
+    let repetition = number(fields, "repetition_penalty", 0.01, 100.0)?;
+    let repeat = either(repeat, repetition, "repetition_penalty", "repeat_penalty")?;
     Ok(Sampling {
         temperature: number(fields, "temperature", 0.0, 100.0)?.unwrap_or(base.temperature),
         top_k: fields.whole("top_k", 0..=usize::MAX)?.unwrap_or(base.top_k),

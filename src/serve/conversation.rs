@@ -103,7 +103,10 @@ fn calls(fields: &mut Fields) -> Outcome<Vec<Value>> {
 fn one_call(value: Value, place: &str) -> Outcome<Value> {
     let mut fields = Fields::of(value, place)?;
     let id = fields.text("id")?;
-    fields.ignore(&["type", "index"]);
+    if fields.text("type")?.is_some_and(|kind| kind != "function") {
+        return Err(Failure::field(fields.name("type"), "is not \"function\": there are no other tools"));
+    }
+    fields.ignore(&["index"]);
     let Some(mut function) = fields.object("function")? else {
         return Err(Failure::field(fields.name("function"), "is missing"));
     };

@@ -45,6 +45,9 @@ pub async fn door(
         response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
     }
     house.metrics.request(path, response.status().as_u16());
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        house.metrics.turned_away(arrived.elapsed());
+    }
     let (status, ms) = (response.status().as_u16(), arrived.elapsed().as_millis() as u64);
     match response.status() {
         StatusCode::OK => tracing::debug!(%method, path, status, ms, "request"),

@@ -108,9 +108,9 @@ impl Failure {
         Failure::new(StatusCode::TOO_MANY_REQUESTS, message, Some("queue_full"))
     }
 
-    /// 501: this server was not started for it.
-    pub fn not_built(message: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::NOT_IMPLEMENTED, message, Some("not_supported"))
+    /// 403: this server was not started for it.
+    pub fn closed(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::FORBIDDEN, message, Some("not_supported"))
     }
 
     /// 503: not yet, or no longer.

@@ -33,6 +33,7 @@ pub struct Metrics {
     waited: Histogram,
     first: Histogram,
     between: Histogram,
+    turned_away: Histogram,
 }
 
 /// Values of one name, each with its labels.
@@ -137,6 +138,11 @@ impl Metrics {
         self.between.add(after);
     }
 
+    /// A request found every place taken and was told so after `after`.
+    pub fn turned_away(&self, after: Duration) {
+        self.turned_away.add(after);
+    }
+
     pub fn cancelled(&self) {
         add(&self.cancelled, 1);
     }
@@ -216,6 +222,7 @@ impl Metrics {
         self.waited.write(&mut out, "queue_seconds", "From a request's arrival to its slot.");
         self.first.write(&mut out, "first_token_seconds", "From a request's arrival to its first token.");
         self.between.write(&mut out, "between_tokens_seconds", "Between the tokens of one answer.");
+        self.turned_away.write(&mut out, "turned_away_seconds", "From a request's arrival to its 429.");
         out
     }
 }

@@ -87,6 +87,11 @@ impl Queue {
         self.most - self.places.available_permits()
     }
 
+    /// No place is free now.
+    pub fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
     /// `count` places, or `None` where so many are not free now.
     pub fn take(&self, count: usize) -> Option<OwnedSemaphorePermit> {
         self.places.clone().try_acquire_many_owned(u32::try_from(count).ok()?).ok()

@@ -7,9 +7,9 @@ use super::words::{body, model_ready};
 use super::{House, MOST_BODY};
 use crate::engine::Session;
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Path, State};
-use axum::http::Request;
+use axum::http::{Request, header};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,25 +82,33 @@ pub async fn act(
     let id = id.ok_or_else(|| Failure::no_slot(slots))?;
     let query = request.uri().query().unwrap_or_default();
     let action = query.split('&').find_map(|pair| pair.strip_prefix("action=")).unwrap_or_default().to_string();
-    if action == "erase" {
-        return send(&house, Some((id, Act::Erase))).await;
-    }
+    let name = file_name(request).await?.unwrap_or_else(|| format!("slot-{id}"));
     let make = match action.as_str() {
+        "erase" => return send(&house, Some((id, Act::Erase))).await, // no file is touched
         "save" => Act::Save,
         "restore" => Act::Restore,
         _ => return Err(Failure::request("the query says what to do: ?action=save, restore or erase")),
     };
-    let bytes = body(request, MOST_BODY).await?;
-    let mut fields = Fields::body(&bytes)?;
-    let Some(name) = fields.text("filename")? else { return Err(Failure::field("filename", "is missing")) };
-    fields.end()?;
     let Some(folder) = &house.settings.slot_folder else {
-        return Err(Failure::not_built(
+        return Err(Failure::closed(
             "this server keeps no conversations; started with --slot-save-path FOLDER it does",
         ));
     };
-    let path = folder.join(checked(&name)?);
+    let path = folder.join(&name);
     send(&house, Some((id, make(name, path)))).await
+}
+
+/// What the body names, checked. There may be no body, unless a browser asks: pages of others can send what has none.
+async fn file_name(request: Request<Body>) -> Outcome<Option<String>> {
+    let headers = request.headers();
+    let untyped = !headers.contains_key(header::CONTENT_TYPE) && !headers.contains_key(header::ORIGIN);
+    if untyped && request.body().is_end_stream() {
+        return Ok(None);
+    }
+    let mut fields = Fields::body(&body(request, MOST_BODY).await?)?;
+    let name = fields.text("filename")?;
+    fields.end()?;
+    name.map(|name| checked(&name).map(str::to_string)).transpose()
 }
 
 /// A name that is a name in one folder and nowhere else, and is not hidden there.

@@ -8,12 +8,18 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{Request, header};
+use futures_core::Stream;
 use serde_json::{Value, json};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// For a body to arrive.
 const BODY: Duration = Duration::from_secs(30);
+
+/// Bytes of a refused body that are waited for.
+const MOST_DISCARDED: usize = 8 * MOST_BODY;
 
 /// The model, or 503 while it is being loaded.
 pub fn model_ready(house: &House) -> Outcome<Arc<Served>> {
@@ -25,10 +31,13 @@ pub async fn body(request: Request<Body>, most: usize) -> Outcome<Bytes> {
     let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
     let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     if essence.as_deref() != Some("application/json") {
-        return Err(Failure::media(kind));
+        let failure = Failure::media(kind);
+        discard(request);
+        return Err(failure);
     }
     let said = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if said.is_some_and(|length: u64| length > most as u64) {
+        discard(request);
         return Err(Failure::large_body(most));
     }
     match tokio::time::timeout(BODY, axum::body::to_bytes(request.into_body(), most)).await {
@@ -37,6 +46,21 @@ pub async fn body(request: Request<Body>, most: usize) -> Outcome<Bytes> {
         Ok(Err(_)) => Err(Failure::large_body(most)),
         Err(_) => Err(Failure::slow_body(BODY.as_secs())),
     }
+}
+
+/// Lets the body of a request come that was refused before it was read, and forgets it: who sends all of it before listening
+/// would find the connection broken instead of an answer.
+pub fn discard(request: Request<Body>) {
+    let mut rest = request.into_body().into_data_stream();
+    tokio::spawn(tokio::time::timeout(BODY, async move {
+        let mut seen = 0;
+        while let Some(Ok(piece)) = poll_fn(|context| Pin::new(&mut rest).poll_next(context)).await {
+            seen += piece.len();
+            if seen > MOST_DISCARDED {
+                return;
+            }
+        }
+    }));
 }
 
 /// Reads a body and works on it away from the thread that serves connections.

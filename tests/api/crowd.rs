@@ -24,6 +24,12 @@ fn begin(served: &Served, body: &Value) -> TcpStream {
     stream
 }
 
+fn read_all(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("it ends");
+    text
+}
+
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
@@ -79,6 +85,19 @@ fn a_full_queue_turns_away_at_once() {
     assert!(started.elapsed() < Duration::from_secs(5), "it did not wait for a place");
     assert!(reply.header("retry-after").and_then(|seconds| seconds.parse::<u32>().ok()).is_some(), "{reply:?}");
     assert_eq!(reply.json()["error"]["type"], "rate_limit_error");
+    // The refusal waits for no more than the head of a request, and the rest of it is heard out.
+    let mut slow = served.connect();
+    let rest = vec![b' '; 1 << 20];
+    let head =
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ";
+    slow.write_all(format!("{head}{}\r\n\r\n", rest.len()).as_bytes()).expect("sends");
+    let mut early = [0; 12];
+    slow.read_exact(&mut early).expect("an answer before the body is sent");
+    assert_eq!(&early, b"HTTP/1.1 429");
+    slow.write_all(&rest).expect("all of it is taken");
+    slow.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sends more");
+    assert!(read_all(slow).contains("HTTP/1.1 200 OK"));
+    assert_eq!(served.metric("thermocline_turned_away_seconds_count"), 2.0);
     // What needs no place is answered.
     assert_eq!(served.get("/health").status, 200);
     assert_eq!(served.post("/tokenize", &json!({ "content": "x" })).status, 200);

@@ -29,6 +29,9 @@ fn fields_are_refused_by_name() {
         (chat(json!({ "n": 17 })), "n"),
         (chat(json!({ "max_tokens": 0 })), "max_tokens"),
         (chat(json!({ "max_tokens": 5, "max_completion_tokens": 6 })), "max_tokens"),
+        (chat(json!({ "max_tokens": 5, "max_completion_tokens": 5 })), "max_tokens"),
+        (chat(json!({ "repeat_penalty": 1.1, "repetition_penalty": 1.2 })), "repetition_penalty"),
+        (complete(json!({ "repeat_penalty": 1.1, "repetition_penalty": 1.1 })), "repetition_penalty"),
         (chat(json!({ "seed": 1.5 })), "seed"),
         (chat(json!({ "stop": 5 })), "stop"),
         (chat(json!({ "stop": ["a", 5] })), "stop"),
@@ -57,6 +60,12 @@ fn fields_are_refused_by_name() {
         (chat(json!({ "messages": [{ "role": "tool", "content": "x" }] })), "messages[0].tool_call_id"),
         (chat(json!({ "messages": [{ "role": "user" }] })), "messages[0].content"),
         (chat(json!({ "messages": [{ "role": "user", "content": "x", "odd": 1 }] })), "messages[0].odd"),
+        (
+            chat(
+                json!({ "messages": [{ "role": "assistant", "tool_calls": [{ "type": "search", "function": { "name": "f" } }] }] }),
+            ),
+            "messages[0].tool_calls[0].type",
+        ),
         (
             chat(json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] }] })),
             "messages[0].content[0].type",
@@ -89,8 +98,15 @@ fn fields_are_refused_by_name() {
         "functions": null, "service_tier": "auto",
     });
     served.chat(&with(ask("Hi"), idle));
+    let long = json!({ "max_tokens": 1, "stop": vec!["é".repeat(1024); 64], "repetition_penalty": 1.1 });
+    served.chat(&with(ask("Hi"), long));
     // A stop no text can have, and one too long, are the engine's to refuse: before a stream begins.
-    for stop in [json!(""), json!("x".repeat(5000)), json!(vec!["x"; 100])] {
+    for stop in [json!(""), json!("x".repeat(1025)), json!(["é".repeat(1025)]), json!(vec!["x"; 65])] {
+        if stop.is_array() {
+            let body =
+                json!({ "max_tokens": 1, "messages": [{ "role": "user", "content": "Hi" }], "stop_sequences": stop });
+            assert_eq!(served.post("/v1/messages", &body).status, 400);
+        }
         error(&served.post("/v1/chat/completions", &with(ask("Hi"), json!({ "stop": stop, "stream": true }))), 400);
     }
 }
@@ -110,6 +126,18 @@ fn bodies_are_refused_with_their_status() {
     assert_eq!(error(&served.raw(&json, &vec![b' '; (8 << 20) + 1]), 413)["code"], "body_too_large");
     let charset = format!("{post}\r\nContent-Type: Application/JSON; charset=utf-8");
     error(&served.raw(&charset, b"{}"), 400);
+
+    // Who is refused before the body is read is heard out, so that nobody who sends first and listens then finds the line cut.
+    use std::io::{Read, Write};
+    let mut stream = served.connect();
+    let whole = vec![b' '; 9 << 20];
+    let head = format!("{json}\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", whole.len());
+    stream.write_all(head.as_bytes()).expect("sends");
+    stream.write_all(&whole).expect("all of it is taken");
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sends more");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("an answer to each");
+    assert!(said.starts_with("HTTP/1.1 413") && said.contains("HTTP/1.1 200 OK"), "{said}");
 
     let long = "many words ".repeat(2000);
     let reply = served.post("/v1/chat/completions", &ask(&long));

@@ -51,11 +51,46 @@ fn slots_are_asked_for_what_they_can_do() {
     assert_eq!(act(&served, 2, "save", "x").status, 404);
     assert_eq!(act(&served, 0, "burn", "x").status, 400);
     assert_eq!(served.post("/slots/x?action=save", &json!({ "filename": "x" })).status, 404);
-    assert_eq!(served.post("/slots/0?action=save", &json!({})).status, 400);
+    for body in [json!({ "filename": 5 }), json!({ "odd": 1 }), json!([])] {
+        for action in ["save", "restore", "erase"] {
+            assert_eq!(served.post(&format!("/slots/0?action={action}"), &body).status, 400, "{action}: {body}");
+        }
+    }
     std::fs::write(folder.path().join("junk"), b"thermocline session 1\nnot really").expect("writes");
     assert_eq!(act(&served, 0, "restore", "junk").status, 400);
     let closed = serve(&[]);
-    assert!(act(&closed, 0, "save", "x").body.contains("--slot-save-path"));
+    for action in ["save", "restore"] {
+        let reply = act(&closed, 0, action, "x");
+        assert!(reply.status == 403 && reply.body.contains("--slot-save-path"), "{reply:?}");
+    }
+    assert_eq!(act(&closed, 0, "erase", "x").status, 200);
+}
+
+/// Who names no file gets the slot's own, but no page of another origin may do without saying the type of what it sends:
+/// its browser would not ask for leave first.
+#[test]
+fn a_file_need_not_be_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = keeping(folder.path());
+    served.chat(&question());
+    let bare = |action: &str, more: &str| served.raw(&format!("POST /slots/0?action={action} HTTP/1.1{more}"), b"");
+    assert_eq!(bare("restore", "").status, 404, "nothing was saved yet");
+    assert_eq!(bare("save", "").json()["filename"], "slot-0");
+    assert!(bare("erase", "").json()["n_erased"].as_u64() > Some(0));
+    assert!(
+        served.post("/slots/1?action=restore", &json!({ "filename": "slot-0" })).json()["n_restored"].as_u64()
+            > Some(0)
+    );
+    assert_eq!(
+        served.post("/slots/1?action=restore", &json!({ "filename": null })).status,
+        404,
+        "slot-1 was not saved"
+    );
+    for action in ["save", "restore", "erase"] {
+        assert_eq!(bare(action, "\r\nOrigin: https://a.example").status, 415, "{action}");
+        assert_eq!(bare(action, "\r\nContent-Type: text/plain").status, 415, "{action}");
+        assert_eq!(served.raw(&format!("POST /slots/0?action={action} HTTP/1.1"), b"{}").status, 415, "{action}");
+    }
 }
 
 /// Kills a server while it writes answers and saves, again and again: each next one finds the last whole file, or none.
