@@ -2,10 +2,11 @@
 
 mod tiny;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use thermocline::engine::grammar::calls::{Calls, Function};
 use thermocline::engine::grammar::{Form, Walk};
-use thermocline::engine::{Engine, Options};
+use thermocline::engine::sampler::Sampling;
+use thermocline::engine::{Engine, Finish, Limits, Options};
 use tiny::Tiny;
 
 fn engine() -> (tempfile::TempDir, Engine) {
@@ -73,4 +74,57 @@ fn a_walk_is_its_own_and_special_tokens_are_no_text() {
     let (letters, end) = next(&mut one, &engine);
     // Any character: no byte that begins none, and no end before it.
     assert!(!end && letters.contains(&0xC3) && !letters.contains(&0xFF) && !letters.contains(&0x80), "{letters:?}");
+}
+
+/// Objects that must have much, in a list that may have many of them, and calls after calls: what is opened near the end has
+/// to be closed before it, so there it is not opened. A byte is a token here, so that a record takes some eighty.
+#[test]
+fn what_runs_out_of_tokens_is_brought_to_its_end() {
+    let (_folder, engine) = engine();
+    let record = json!({
+        "type": "object", "required": ["city", "country", "days"], "additionalProperties": false,
+        "properties": {
+            "city": { "type": "string" },
+            "country": { "type": "object", "properties": { "name": { "enum": ["Norway", "Italy"] } }, "required": ["name"], "additionalProperties": false },
+            "days": { "type": "array", "items": { "type": "integer" }, "minItems": 4 },
+        },
+    });
+    let function = |name: &str| Function { name: name.into(), parameters: record.clone() };
+    let calls = Calls { functions: vec![function("rain"), function("temperature")], required: true, parallel: true };
+    let forms = [Form::Schema(json!({ "type": "array", "items": record.clone() })), Form::Calls(calls)];
+    let mut session = engine.session();
+    let (mut landed, mut several) = (0, 0);
+    for (at, form) in forms.iter().enumerate() {
+        let grammar = engine.grammar(form).expect("it makes sense");
+        for tokens in (130..420).step_by(23) {
+            let limits = Limits { max_tokens: Some(tokens), grammar: Some(grammar.clone()), ..Limits::default() };
+            // Whoever could end early does not.
+            let logit_bias = engine.text().eos().iter().map(|id| (*id, -40.0)).collect();
+            let sampling = Sampling {
+                temperature: 1.0,
+                top_k: 0,
+                top_p: 1.0,
+                seed: tokens as u64,
+                logit_bias,
+                ..Sampling::default()
+            };
+            let mut writing = session.generate(&[70, 71, 72], &sampling, &limits).expect("it begins");
+            let text: String = writing.by_ref().map(|piece| piece.expect("it is written")).collect();
+            let place = format!("{tokens} tokens: {text}");
+            assert_ne!(writing.finish(), Some(Finish::Length), "{place}");
+            landed += writing.stats().landed_tokens;
+            let whole: Vec<Value> = match at {
+                0 => serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {place}")),
+                _ => text
+                    .split("\n<tool_call>")
+                    .map(|call| {
+                        call.trim_start_matches("<tool_call>").strip_suffix("</tool_call>").expect("it is whole")
+                    })
+                    .map(|call| serde_json::from_str(call).unwrap_or_else(|e| panic!("{e}: {place}")))
+                    .collect(),
+            };
+            several += usize::from(whole.len() > 1);
+        }
+    }
+    assert!(landed > 0 && several > 0, "{landed} tokens, {several} answers of several parts");
 }

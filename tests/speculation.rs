@@ -3,8 +3,11 @@
 mod tiny;
 
 use kernels::Format;
+use serde_json::json;
 use tempfile::TempDir;
 use thermocline::Error;
+use thermocline::engine::grammar::Form;
+use thermocline::engine::grammar::calls::{Calls, Function};
 use thermocline::engine::sampler::Sampling;
 use thermocline::engine::{Answer, Drafting, Engine, Finish, Limits, Options, Session, Stats, Token, advance};
 use tiny::Tiny;
@@ -163,4 +166,97 @@ fn answers_written_together_guess_each_for_itself() {
         assert_eq!((&texts[turn], answers[turn].finish().unwrap()), (&expected.text, expected.finish), "way {turn}");
     }
     assert!(answers.iter().all(|answer| answer.stats().drafted > 0));
+}
+
+/// Forms that say again and again what was said before and leave something to choose, with the tokens there are for each.
+fn forms() -> Vec<(&'static str, Form, Option<usize>)> {
+    let word = json!({ "enum": ["abcabc", "abcabd", "dabca"] });
+    let list = json!({ "type": "array", "items": word, "minItems": 12 });
+    let object = |properties: serde_json::Value| {
+        let names: Vec<&String> = properties.as_object().unwrap().keys().collect();
+        json!({ "type": "object", "properties": properties, "required": names, "additionalProperties": false })
+    };
+    let parameters = object(json!({ "city": word, "n": { "type": "integer" } }));
+    let function = |name: &str| Function { name: name.into(), parameters: parameters.clone() };
+    let calls = |required, parallel| {
+        Form::Calls(Calls { functions: vec![function("rain"), function("range")], required, parallel })
+    };
+    let gbnf = "root ::= item (\", \" item)*\nitem ::= \"abc\" [a-e] \"cba\"";
+    vec![
+        ("a list", Form::Schema(list.clone()), Some(300)),
+        ("a list until the context is full", Form::Schema(json!({ "type": "array", "items": word })), None),
+        (
+            "a text that is cut short",
+            Form::Schema(object(json!({ "all": list, "text": { "type": "string" } }))),
+            Some(280),
+        ),
+        ("any object", Form::Object, Some(120)),
+        ("GBNF", Form::Grammar(gbnf.into()), Some(150)),
+        ("calls", calls(true, true), Some(400)),
+        ("one call", calls(true, false), Some(200)),
+        ("text that may hold calls", calls(false, true), Some(100)),
+    ]
+}
+
+/// The end of an answer, which forms allow early, comes late.
+fn anything(engine: &Engine, seed: u64) -> Sampling {
+    let logit_bias = engine.text().eos().iter().map(|id| (*id, -40.0)).collect();
+    Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed, logit_bias, ..Sampling::default() }
+}
+
+#[test]
+fn what_is_held_to_a_form_is_the_same_with_guesses() {
+    let (_a, plain) = open(&tiny(7), &options(false));
+    let (_b, guessing) = open(&tiny(7), &options(true));
+    let mut session = guessing.session();
+    let (mut sum, mut together) = (Stats::default(), Vec::new());
+    for (turn, (name, form, max_tokens)) in forms().into_iter().enumerate() {
+        let limits =
+            |engine: &Engine| Limits { max_tokens, grammar: Some(engine.grammar(&form).unwrap()), ..Limits::default() };
+        let prompt = prompt(turn as u32);
+        for seed in 0..3 {
+            let (expected, alone) = say(&mut plain.session(), &prompt, &anything(&plain, seed), &limits(&plain));
+            let (said, stats) = say(&mut session, &prompt, &anything(&plain, seed), &limits(&guessing));
+            assert!(said == expected, "{name}, {seed}: {:?} instead of {:?}", said.text, expected.text);
+            assert_eq!(stats.landed_tokens, alone.landed_tokens, "{name}, {seed}");
+            assert_eq!((alone.drafted, stats.decode_tokens), (0, alone.decode_tokens), "{name}, {seed}");
+            (sum.drafted, sum.accepted) = (sum.drafted + stats.drafted, sum.accepted + stats.accepted);
+            // Answers brought to an end are whole, and of those some were guessed right on their way.
+            if stats.landed_tokens > 0 && max_tokens.is_some() {
+                sum.landed_tokens += stats.landed_tokens;
+                assert!(
+                    serde_json::from_str::<serde_json::Value>(&said.text).is_ok() || name.contains("call"),
+                    "{name}: {:?}",
+                    said.text
+                );
+            }
+            if name == "calls" {
+                assert!(
+                    said.text.matches("<tool_call>").count() > 1 && said.text.ends_with("</tool_call>"),
+                    "{:?}",
+                    said.text
+                );
+            }
+            together.push((prompt.clone(), anything(&plain, seed), limits(&guessing), expected));
+        }
+    }
+    assert!(sum.accepted > 300 && sum.drafted > sum.accepted + 100 && sum.landed_tokens > 0, "{sum:?}");
+
+    // All of them at once, each with guesses of its own in steps they share.
+    let mut sessions: Vec<Session> = together.iter().map(|_| guessing.session()).collect();
+    let mut answers: Vec<Answer> = sessions
+        .iter_mut()
+        .zip(&together)
+        .map(|(session, (prompt, sampling, limits, _))| session.begin(prompt, sampling, limits).unwrap())
+        .collect();
+    let mut texts = vec![String::new(); answers.len()];
+    while answers.iter().any(|answer| answer.finish().is_none()) {
+        let mut turns: Vec<(&mut Session, &mut Answer)> = sessions.iter_mut().zip(&mut answers).collect();
+        for (text, piece) in texts.iter_mut().zip(advance(&mut turns)) {
+            text.push_str(&piece.unwrap().unwrap_or_default().text);
+        }
+    }
+    for ((text, answer), (.., expected)) in texts.iter().zip(&answers).zip(&together) {
+        assert_eq!((text, answer.finish().unwrap()), (&expected.text, expected.finish));
+    }
 }

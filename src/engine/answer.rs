@@ -304,22 +304,8 @@ impl Answer {
 
     /// The next token, drawn from the model's logits for its position as it would be without guesses.
     fn draw(&mut self, session: &mut Session) -> Result<String> {
-        let vocab = session.shared().config.vocab;
         let known = session.tokens().len() - self.guessed.len();
-        if let Some(walk) = &mut self.walk {
-            let room = session.capacity() + 1 - known;
-            let left = self.limits.max_tokens.map_or(room, |most| room.min(most - self.stats.decode_tokens));
-            self.sampler.allow(walk.allowed(left)?);
-            self.stats.landed_tokens += usize::from(walk.is_landing());
-        }
-        let (logits, recent) = (&mut self.logits[self.row * vocab..][..vocab], &session.tokens()[..known]);
-        let (id, logprobs) = match self.logprobs {
-            None => (self.sampler.sample(logits, recent)?, None),
-            Some(top) => {
-                let (id, said) = self.sampler.sample_with_logprobs(logits, recent, top)?;
-                (id, Some(said))
-            }
-        };
+        let (id, logprobs) = self.choose(session, known)?;
         self.stats.decode_tokens += 1;
         self.stats.step_tokens += usize::from(self.stats.decode_steps > 0);
         let right = self.guessed.front() == Some(&id);
@@ -349,6 +335,32 @@ impl Answer {
             self.finish = Some(Finish::Stop);
         }
         Ok(shown)
+    }
+
+    /// A token of those that are allowed, after the first `known` of the session.
+    fn choose(&mut self, session: &Session, known: usize) -> Result<(u32, Option<Logprobs>)> {
+        let (text, vocab) = (&session.shared().text, session.shared().config.vocab);
+        let (logits, recent) = (&mut self.logits[self.row * vocab..][..vocab], &session.tokens()[..known]);
+        let (sampler, top) = (&mut self.sampler, self.logprobs);
+        let sample = |sampler: &mut Sampler, logits: &mut [f32]| match top {
+            None => Ok((sampler.sample(logits, recent)?, None)),
+            Some(top) => sampler.sample_with_logprobs(logits, recent, top).map(|(id, said)| (id, Some(said))),
+        };
+        if let Some(walk) = &mut self.walk {
+            let room = session.capacity() + 1 - known;
+            let left = self.limits.max_tokens.map_or(room, |most| room.min(most - self.stats.decode_tokens));
+            sampler.allow(walk.allowed(left)?);
+            if walk.is_near_its_end() {
+                // It may have to be drawn again, from the same logits.
+                let drawn = sample(sampler, &mut logits.to_vec())?;
+                if text.is_eos(drawn.0) || !walk.strands(drawn.0, left) {
+                    return Ok(drawn);
+                }
+                sampler.allow(walk.allowed(left)?);
+            }
+            self.stats.landed_tokens += usize::from(walk.is_landing());
+        }
+        sample(sampler, logits)
     }
 
     /// Takes guesses nobody has drawn out of the session. They are fewer than a step's tokens, so that no window has

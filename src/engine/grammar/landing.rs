@@ -2,14 +2,15 @@
 //!
 //! A model that rambles in a string would otherwise leave text that is no JSON. The way is looked for byte by byte: what
 //! closes first, then what is forced, then what fills. It is short, not the shortest, and there may be none (a pattern
-//! nothing here fits): then the answer is cut off like any other.
+//! nothing here fits): then the answer is cut off like any other. Near the end every token is tried before it is taken: one
+//! that opens more than can be closed in time (an object with all it must have, another call) is not.
 
 use llguidance::Matcher;
 use toktrie::TokTrie;
 
-/// Tokens by which the way out may grow with the next one: an object that was opened, with all it must have.
-const MARGIN: usize = 32;
-/// Most tokens between two looks for a way.
+/// Where the way out leaves no more tokens than these, each is tried: a way may grow so much by one token.
+const ZONE: usize = 256;
+/// Most tokens between two looks for a way before that.
 const STRIDE: usize = 32;
 /// Bytes of a way, for each token that is left.
 const BYTES_EACH: usize = 4;
@@ -39,12 +40,14 @@ pub struct Landing {
     place: Place,
     /// Look for a way again when so many tokens are left.
     look: usize,
+    /// The way from here, where tokens are tried.
+    ready: Option<Vec<u32>>,
 }
 
 impl Landing {
     pub fn new(trie: &TokTrie) -> Landing {
         let letters = Box::new(std::array::from_fn(|byte| trie.token_id(&[byte as u8])));
-        Landing { letters, place: Place::default(), look: usize::MAX }
+        Landing { letters, place: Place::default(), look: usize::MAX, ready: None }
     }
 
     /// The answer went on by these bytes.
@@ -57,15 +60,39 @@ impl Landing {
         if left > self.look {
             return None;
         }
-        let way = self.way_out(left, matcher.clone()).map(|bytes| trie.greedy_tokenize(&bytes));
-        // One more ends the answer.
-        let spare = way.as_ref().map(|way| left.saturating_sub(way.len() + 1 + MARGIN));
-        self.look = left - spare.map_or(STRIDE, |spare| spare / 2).clamp(1, STRIDE).min(left);
-        way.filter(|way| spare == Some(0) && way.len() < left)
+        let way = self.ready.take().or_else(|| self.way_out(self.place, left, matcher.clone(), trie));
+        let Some(way) = way else {
+            self.look = left - STRIDE.min(left);
+            return None;
+        };
+        let spare = left - (way.len() + 1);
+        match spare {
+            0 => return Some(way),
+            1..=ZONE => (self.look, self.ready) = (left - 1, Some(way)),
+            _ => self.look = left - (spare - ZONE).min(STRIDE),
+        }
+        None
     }
 
-    fn way_out(&self, left: usize, mut matcher: Matcher) -> Option<Vec<u8>> {
-        let mut place = self.place;
+    /// Whether the next token has to be tried.
+    pub fn tries(&self) -> bool {
+        self.ready.is_some()
+    }
+
+    /// The way out, where it must be taken instead of `token`, after which there would be none that is short enough.
+    pub fn instead_of(&mut self, token: u32, left: usize, matcher: &Matcher, trie: &TokTrie) -> Option<Vec<u32>> {
+        let way = self.ready.take()?;
+        let (mut place, mut after) = (self.place, matcher.clone());
+        trie.token(token).iter().for_each(|byte| place.pass(*byte));
+        self.ready = match after.consume_token(token) {
+            Ok(()) => self.way_out(place, left - 1, after, trie),
+            Err(_) => None,
+        };
+        self.ready.is_none().then_some(way)
+    }
+
+    /// A way from `place`, where `matcher` is, for which `left` tokens suffice, the one that ends the answer among them.
+    fn way_out(&self, mut place: Place, left: usize, mut matcher: Matcher, trie: &TokTrie) -> Option<Vec<u32>> {
         let mut way = Vec::new();
         while !matcher.is_stopped() && !matcher.is_accepting().ok()? {
             if way.len() > left.saturating_mul(BYTES_EACH) {
@@ -81,7 +108,8 @@ impl Landing {
             bytes.iter().for_each(|byte| place.pass(*byte));
             way.extend(bytes);
         }
-        (!matcher.is_error()).then_some(way)
+        let way = trie.greedy_tokenize(&way);
+        (!matcher.is_error() && way.len() < left).then_some(way)
     }
 
     /// Takes the first byte that may come next, in an order that leads out.

@@ -271,6 +271,20 @@ impl Walk {
         Ok(&self.mask)
     }
 
+    /// Whether the next token may be one that [`strands`](Walk::strands) the answer.
+    pub fn is_near_its_end(&self) -> bool {
+        self.way.is_none() && self.landing.as_ref().is_some_and(Landing::tries)
+    }
+
+    /// Whether after `id`, drawn from those allowed, no way out would be short enough: then the way from here is taken, and
+    /// [`allowed`](Walk::allowed) gives its first token instead.
+    pub fn strands(&mut self, id: u32, left: usize) -> bool {
+        let Some(landing) = self.landing.as_mut().filter(|_| self.way.is_none()) else { return false };
+        let way = landing.instead_of(id, left, &self.matcher, self.environment.tok_trie());
+        self.way = way.map(VecDeque::from);
+        self.way.is_some()
+    }
+
     /// Whether the answer is on its way out, for want of tokens.
     pub fn is_landing(&self) -> bool {
         self.way.is_some()
