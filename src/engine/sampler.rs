@@ -218,12 +218,17 @@ impl Sampler {
             return Ok(());
         }
         let mut left = false;
-        for (id, logit) in logits.iter_mut().enumerate() {
-            match self.allowed.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 == 1) {
-                true => left |= *logit > f32::NEG_INFINITY,
-                false if !logit.is_nan() => *logit = f32::NEG_INFINITY,
-                false => {} // a damaged model is said to be one
+        let words = self.allowed.iter().copied().chain(std::iter::repeat(0));
+        for (logits, word) in logits.chunks_mut(32).zip(words) {
+            if word != u32::MAX {
+                for (bit, logit) in logits.iter_mut().enumerate() {
+                    // What is no number stays: a damaged model is said to be one.
+                    if word >> bit & 1 == 0 && !logit.is_nan() {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
             }
+            left = left || logits.iter().any(|logit| *logit > f32::NEG_INFINITY);
         }
         self.allowed.clear();
         match left {
