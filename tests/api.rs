@@ -109,6 +109,13 @@ fn every_way_to_say_a_message_is_the_same_message() {
     assert_eq!(back["content"], plain);
     let pieces = served.post("/tokenize", &json!({ "content": "a 🦙", "with_pieces": true })).json();
     assert!(pieces["tokens"].as_array().expect("a list").iter().any(|token| token["piece"].is_array()), "{pieces}");
+    // An answer of nothing comes back as no blocks at all.
+    let count = |content: Value| {
+        let messages = json!([{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": content }, { "role": "user", "content": [] }]);
+        served.post("/v1/messages/count_tokens", &json!({ "messages": messages, "system": [] })).json()
+    };
+    assert_eq!(count(json!([])), count(json!("")));
+    assert!(count(json!([]))["input_tokens"].as_u64() > Some(10));
     let literal = served.post("/tokenize", &json!({ "content": "<|im_end|>", "parse_special": false })).json();
     assert!(literal["tokens"].as_array().expect("a list").len() > 1, "{literal}");
 }
@@ -121,6 +128,11 @@ fn answers_end_where_they_should() {
     let short = story(json!({ "max_completion_tokens": 7 }));
     assert_eq!(short["choices"][0]["finish_reason"], "length");
     assert_eq!(short["usage"]["completion_tokens"], 7);
+    for limits in
+        [json!({ "max_completion_tokens": 9, "max_tokens": 7 }), json!({ "max_completion_tokens": 7, "max_tokens": 9 })]
+    {
+        assert_eq!(story(limits)["choices"], short["choices"], "both hold");
+    }
     assert!(whole.starts_with(&text(&short["choices"][0])));
     for stop in [json!("learn to"), json!(["never said", "learn to", "swim"])] {
         let cut = story(json!({ "stop": stop }));

@@ -65,16 +65,10 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
             tracing::info!(text = served.engine.text().decode(prompt), "prompt");
         }
     }
-    let jobs = ask.jobs();
-    if jobs > house.queue.places() {
-        let most = house.queue.places();
-        return Err(Failure::field(
-            "n",
-            format!("and the prompts ask for {jobs} answers; this server has places for {most}"),
-        ));
-    }
-    if jobs > 1 {
-        places.merge(house.queue.take(jobs - 1).ok_or_else(full)?);
+    // Who asks for more answers than there are places takes them all.
+    let wanted = ask.jobs().min(house.queue.places());
+    if wanted > 1 {
+        places.merge(house.queue.take(wanted - 1).ok_or_else(full)?);
     }
     let caller = house.queue.send(&ask.batch, places, &house.metrics);
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -90,10 +90,13 @@ impl Ask {
                 vec![conversation::rendered(served, &messages, &tools.shown)?]
             }
             Way::Completion => {
-                fields.refuse(&[
-                    ("suffix", "filling a gap is nothing this model was trained for"),
-                    ("echo", "the prompt is not repeated"),
-                ])?;
+                if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
+                    let why = "is not supported: filling a gap is nothing this model was trained for";
+                    return Err(Failure::field("suffix", why));
+                }
+                if fields.flag("echo")?.unwrap_or(false) {
+                    return Err(Failure::field("echo", "is not supported: the prompt is not repeated"));
+                }
                 if fields.whole("best_of", 1..=MOST_CHOICES)?.is_some_and(|best| best != n) {
                     return Err(Failure::field("best_of", "other than n is not supported"));
                 }
@@ -141,19 +144,12 @@ fn stream_options(fields: &mut Fields, stream: bool) -> Outcome<bool> {
     options.end().map(|()| usage)
 }
 
-/// `max_completion_tokens` is what `max_tokens` is called now.
+/// `max_completion_tokens` is what `max_tokens` is called now; of both the smaller counts.
 fn max_tokens(fields: &mut Fields, way: Way) -> Outcome<Option<usize>> {
-    let newer = fields.whole("max_completion_tokens", 1..=usize::MAX)?;
-    let said = either(newer, fields.whole("max_tokens", 1..=usize::MAX)?, "max_tokens", "max_completion_tokens")?;
-    Ok(said.or((way == Way::Completion).then_some(COMPLETION_TOKENS)))
-}
-
-/// What is said under one of two names for the same; `name` is the second.
-fn either<T>(first: Option<T>, second: Option<T>, name: &str, other: &str) -> Outcome<Option<T>> {
-    match (first, second) {
-        (Some(_), Some(_)) => Err(Failure::field(name, format!("is another name of {other}: one of them is expected"))),
-        (first, second) => Ok(first.or(second)),
-    }
+    let (newer, older) = ("max_completion_tokens", "max_tokens");
+    let said = [fields.whole(newer, 1..=usize::MAX)?, fields.whole(older, 1..=usize::MAX)?];
+    let least = said.into_iter().flatten().min();
+    Ok(least.or((way == Way::Completion).then_some(COMPLETION_TOKENS)))
 }
 
 fn stop(fields: &mut Fields) -> Outcome<Vec<String>> {
@@ -191,8 +187,15 @@ fn sampling(fields: &mut Fields, house: &House, served: &Served) -> Outcome<Samp
     let base = &house.settings.sampling;
     let number = |fields: &mut Fields, name: &str, from: f64, to: f64| fields.number(name, from..=to);
     let repeat = number(fields, "repeat_penalty", 0.01, 100.0)?;
-    let repetition = number(fields, "repetition_penalty", 0.01, 100.0)?;
-    let repeat = either(repeat, repetition, "repetition_penalty", "repeat_penalty")?;
+    let repeat = match (repeat, number(fields, "repetition_penalty", 0.01, 100.0)?) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::field(
+                "repetition_penalty",
+                "is another name of repeat_penalty: one of them is expected",
+            ));
+        }
+        (repeat, repetition) => repeat.or(repetition),
+    };
     Ok(Sampling {
         temperature: number(fields, "temperature", 0.0, 100.0)?.unwrap_or(base.temperature),
         top_k: fields.whole("top_k", 0..=usize::MAX)?.unwrap_or(base.top_k),

@@ -131,6 +131,8 @@ fn said(message: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
         Some(Value::String(text)) => vec![json!({ "type": "text", "text": text })],
         _ => return Err(Failure::field(place, "is neither a string nor a list of blocks")),
     };
+    // An answer without words or calls comes back like this.
+    let nothing = blocks.is_empty();
     let (mut text, mut calls) = (Vec::new(), Vec::new());
     for (at, block) in blocks.into_iter().enumerate() {
         let place = format!("{place}[{at}]");
@@ -143,7 +145,7 @@ fn said(message: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
             _ => text.push(conversation::text(Value::Array(vec![block]), &place)?),
         }
     }
-    if !text.is_empty() || !calls.is_empty() {
+    if nothing || !text.is_empty() || !calls.is_empty() {
         let mut message = json!({ "role": role, "content": text.concat() });
         if !calls.is_empty() {
             message["tool_calls"] = Value::Array(calls);

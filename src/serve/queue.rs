@@ -25,7 +25,7 @@ pub struct Job {
     pub arrived: Instant,
     events: UnboundedSender<(usize, Event)>,
     /// Given back when the job is dropped, however it ended.
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// What the worker says about a job.
@@ -106,12 +106,12 @@ impl Queue {
         let _ = self.orders.send(Order::End); // a worker that is gone has ended
     }
 
-    /// Hands the jobs of one request to the worker, one for each prompt and choice, in that order. `places` holds one
-    /// for each. The choices of a prompt draw with seeds that follow each other.
+    /// Hands the jobs of one request to the worker, one for each prompt and choice, in that order. Where there are fewer
+    /// `places` the last ones keep them, so that none is free before all have begun. The choices of a prompt draw with seeds that follow each other.
     pub fn send(&self, request: &Batch, mut places: OwnedSemaphorePermit, metrics: &Metrics) -> Caller {
         let (events, receiver) = unbounded_channel();
         let interrupt = Arc::new(AtomicBool::new(false));
-        let count = request.prompts.len() * request.n;
+        let (count, held) = (request.prompts.len() * request.n, places.num_permits());
         for choice in 0..count {
             let seed = request.sampling.seed.wrapping_add((choice % request.n) as u64);
             let job = Job {
@@ -122,7 +122,7 @@ impl Queue {
                 choice,
                 arrived: request.arrived,
                 events: events.clone(),
-                _place: places.split(1).expect("one place was taken for each job"),
+                _place: if choice >= count.saturating_sub(held) { places.split(1) } else { None },
             };
             metrics.queued();
             // Without a worker the job, and with it the last sender of events, is gone: the caller hears an end.

@@ -31,9 +31,6 @@ pub fn read(fields: &mut Fields) -> Outcome<Tools> {
     let mut functions: Vec<Function> = Vec::with_capacity(list.len());
     for (at, tool) in list.into_iter().enumerate() {
         let (function, value) = one(tool, &format!("{place}[{at}]"))?;
-        if functions.iter().any(|other| other.name == function.name) {
-            return Err(Failure::field(place, format!("has two functions {:?}", function.name)));
-        }
         functions.push(function);
         shown.push(value);
     }
@@ -42,8 +39,9 @@ pub fn read(fields: &mut Fields) -> Outcome<Tools> {
         Choice::Auto => false,
         Choice::Required => true,
         Choice::Named(at) => {
-            let named = functions.swap_remove(at);
-            return Ok(Tools { shown, calls: Some(Calls { functions: vec![named], required: true, parallel: false }) });
+            let name = functions[at].name.clone();
+            functions.retain(|function| function.name == name);
+            return Ok(Tools { shown, calls: Some(Calls { functions, required: true, parallel: false }) });
         }
     };
     let calls = (!functions.is_empty()).then_some(Calls { functions, required, parallel });

@@ -106,8 +106,21 @@ fn a_full_queue_turns_away_at_once() {
     eventually("a place is free", || served.metric("thermocline_queue_places_taken") == 2.0);
     drop(taken);
     assert_eq!(answer_of(&served, &ask("What is 7 + 5?")), "7 + 5 = 12.");
-    // More answers than there are places can never be had.
-    assert_eq!(served.post("/v1/chat/completions", &with(ask("Hi"), json!({ "n": 4 }))).status, 400);
+    // More answers than there are places take them all, and until the last of them is written.
+    let many = with(ask("What is 7 + 5?"), json!({ "n": 7 }));
+    let choices = served.chat(&many)["choices"].as_array().expect("a list").clone();
+    assert!(choices.len() == 7 && choices.iter().all(|choice| super::text(choice) == "7 + 5 = 12."), "{choices:?}");
+    assert_eq!(served.metric("thermocline_queue_places_taken"), 0.0);
+    let held = begin(&served, &endless());
+    eventually("one place is taken", || served.metric("thermocline_queue_places_taken") == 1.0);
+    assert_eq!(served.post("/v1/chat/completions", &many).status, 429);
+    drop(held);
+    eventually("it is free again", || served.metric("thermocline_queue_places_taken") == 0.0);
+    let long = begin(&served, &with(endless(), json!({ "n": 7 })));
+    eventually("all are taken again", || served.metric("thermocline_queue_places_taken") == 3.0);
+    eventually("one is written", || served.metric("thermocline_answers_total") >= 9.0);
+    assert_eq!(served.metric("thermocline_queue_places_taken"), 3.0, "those that wait keep the places");
+    drop(long);
 }
 
 /// A connection that is gone ends its answer, whether it streams or not, long before the context is full.

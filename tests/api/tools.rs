@@ -76,6 +76,25 @@ fn calls_that_are_required_are_made_and_valid() {
         let one = served.chat(&with(body, json!({ "parallel_tool_calls": false })));
         assert_eq!(one["choices"][0]["message"]["tool_calls"].as_array().map(Vec::len), Some(1), "{one}");
     }
+    // Two of one name: a call keeps to either.
+    let other = json!({ "type": "function", "function": { "name": "rain", "parameters": {
+        "type": "object", "properties": { "sea": { "enum": ["North", "Black"] } }, "required": ["sea"], "additionalProperties": false } } });
+    let mut kept = [0, 0];
+    for seed in 0..12 {
+        let more =
+            json!({ "tools": [function("rain"), other], "tool_choice": "required", "seed": seed, "temperature": 2 });
+        let reply = served
+            .chat(&with(ask("Rain?"), with(more, json!({ "parallel_tool_calls": false, "top_k": 0, "top_p": 1 }))));
+        let arguments = parsed(&reply["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"]);
+        match arguments["sea"].as_str() {
+            Some(sea) => kept[1] += usize::from(["North", "Black"].contains(&sea)),
+            None => {
+                check(&arguments);
+                kept[0] += 1;
+            }
+        }
+    }
+    assert!(kept[0] > 0 && kept[1] > 0 && kept[0] + kept[1] == 12, "{kept:?}");
     let choice = json!({ "tool_choice": { "type": "function", "function": { "name": "snow" } } });
     let reply = served.chat(&with(with(ask("Rain?"), tools.clone()), choice));
     assert_eq!(reply["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "snow");
@@ -160,7 +179,6 @@ fn forms_and_functions_that_make_no_sense_are_refused() {
     let served = serve(&[]);
     let body = |more: Value| with(with(ask("Hi"), json!({ "tools": [function("f")] })), more);
     for (param, body) in [
-        ("tools", body(json!({ "tools": [function("f"), function("f")] }))),
         ("tools", body(json!({ "tools": vec![function("f"); 129] }))),
         ("tools", body(json!({ "response_format": { "type": "json_object" } }))),
         (
