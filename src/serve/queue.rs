@@ -107,7 +107,8 @@ impl Queue {
     }
 
     /// Hands the jobs of one request to the worker, one for each prompt and choice, in that order. Where there are fewer
-    /// `places` the last ones keep them, so that none is free before all have begun. The choices of a prompt draw with seeds that follow each other.
+    /// `places` the last ones keep them, so that none is free before all have begun. The choices of a prompt draw with seeds
+    /// that follow each other.
     pub fn send(&self, request: &Batch, mut places: OwnedSemaphorePermit, metrics: &Metrics) -> Caller {
         let (events, receiver) = unbounded_channel();
         let interrupt = Arc::new(AtomicBool::new(false));
