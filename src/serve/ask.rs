@@ -213,7 +213,13 @@ fn sampling(fields: &mut Fields, house: &House, served: &Served) -> Outcome<Samp
 /// Any whole number of 64 bits; a negative one (-1, say) is a seed like another.
 fn seed(fields: &mut Fields) -> Outcome<Option<u64>> {
     let Some(value) = fields.take("seed") else { return Ok(None) };
-    let exact = || value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| (x as i64).cast_unsigned());
+    // With a point or an exponent it is whole too; at the lower end stands what was rounded from below it.
+    let (below, above) = (-(2f64.powi(63)), 2f64.powi(64));
+    let exact = || match value.as_f64().filter(|x| x.fract() == 0.0)? {
+        x if x > below && x < 0.0 => Some((x as i64).cast_unsigned()),
+        x if (0.0..above).contains(&x) => Some(x as u64),
+        _ => None,
+    };
     let seed = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned)).or_else(exact);
     seed.map(Some).ok_or_else(|| Failure::field("seed", "is no whole number of 64 bits"))
 }

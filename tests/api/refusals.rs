@@ -32,6 +32,7 @@ fn fields_are_refused_by_name() {
         (chat(json!({ "repeat_penalty": 1.1, "repetition_penalty": 1.2 })), "repetition_penalty"),
         (complete(json!({ "repeat_penalty": 1.1, "repetition_penalty": 1.1 })), "repetition_penalty"),
         (chat(json!({ "seed": 1.5 })), "seed"),
+        (chat(json!({ "seed": 1.8446744073709552e19 })), "seed"),
         (chat(json!({ "stop": 5 })), "stop"),
         (chat(json!({ "stop": ["a", 5] })), "stop"),
         (chat(json!({ "stream": "yes" })), "stream"),
@@ -99,6 +100,11 @@ fn fields_are_refused_by_name() {
         "functions": null, "service_tier": "auto",
     });
     served.chat(&with(ask("Hi"), idle));
+    for seed in [json!(u64::MAX), json!(i64::MIN), json!(1.5e19), json!(-9e18), json!(-1.0)] {
+        served.chat(&with(ask("Hi"), json!({ "seed": seed, "max_tokens": 1 })));
+    }
+    let low = br#"{"messages": [{"role": "user", "content": "Hi"}], "seed": -9223372036854775809}"#;
+    error(&served.raw("POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json", low), 400);
     let long = json!({ "max_tokens": 1, "stop": vec!["é".repeat(1024); 64], "repetition_penalty": 1.1 });
     served.chat(&with(ask("Hi"), long));
     // A stop no text can have, and one too long, are the engine's to refuse: before a stream begins.
