@@ -22,6 +22,7 @@ fn fields_are_refused_by_name() {
         (chat(json!({ "temprature": 0.5 })), "temprature"),
         (chat(json!({ "temperature": -1 })), "temperature"),
         (chat(json!({ "temperature": "hot" })), "temperature"),
+        (chat(json!({ "temperature": 100.00000000000001 })), "temperature"),
         (chat(json!({ "top_p": 1.5 })), "top_p"),
         (chat(json!({ "min_p": -0.1 })), "min_p"),
         (chat(json!({ "top_k": 1.5 })), "top_k"),
