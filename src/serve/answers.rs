@@ -8,7 +8,7 @@ use super::queue::{Caller, Event};
 use super::shape::Head;
 use super::stream::Flow;
 use super::words::{body, discard, model_ready};
-use super::{House, MOST_BODY, Served, messages, responses};
+use super::{House, MOST_BODY, Served, Settings, messages, responses};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -34,7 +34,8 @@ pub async fn response(State(house): State<Arc<House>>, request: Request<Body>) -
     answer(house, request, Api::Responses).await
 }
 
-fn read(house: &House, served: &Served, api: Api, body: &[u8], arrived: Instant) -> Outcome<Ask> {
+/// The body of a request for answers, read, rendered and tokenised.
+pub fn read(settings: &Settings, served: &Served, api: Api, body: &[u8], arrived: Instant) -> Outcome<Ask> {
     let fields = Fields::body(body)?;
     let (way, fields) = match api {
         Api::Chat => (Way::Chat, fields),
@@ -42,7 +43,7 @@ fn read(house: &House, served: &Served, api: Api, body: &[u8], arrived: Instant)
         Api::Messages => (Way::Chat, messages::chat(fields)?),
         Api::Responses => (Way::Chat, responses::chat(fields)?),
     };
-    Ask::read(house, served, way, fields, arrived)
+    Ask::read(settings, served, way, fields, arrived)
 }
 
 async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<Response> {
@@ -58,7 +59,7 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
     // A place is taken once the body is there, so that nobody holds one by sending slowly, and before it is tokenised.
     let mut places = house.queue.take(1).ok_or_else(full)?;
     let (inside, model) = (house.clone(), served.clone());
-    let reading = tokio::task::spawn_blocking(move || read(&inside, &model, api, &bytes, arrived));
+    let reading = tokio::task::spawn_blocking(move || read(&inside.settings, &model, api, &bytes, arrived));
     let ask = reading.await.map_err(|_| Failure::internal("the request could not be read"))??;
     if house.settings.log_prompts {
         for prompt in &ask.batch.prompts {

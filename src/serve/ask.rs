@@ -3,7 +3,7 @@
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
 use super::queue::Batch;
-use super::{House, Served, conversation, form, tools};
+use super::{Served, Settings, conversation, form, tools};
 use crate::engine::grammar::Form;
 use crate::engine::sampler::{Sampler, Sampling};
 use crate::engine::stops::Stops;
@@ -58,7 +58,7 @@ pub enum Way {
 
 impl Ask {
     /// Reads a body to its last field, renders and tokenises. Takes a while for a long prompt.
-    pub fn read(house: &House, served: &Served, way: Way, mut fields: Fields, arrived: Instant) -> Outcome<Ask> {
+    pub fn read(settings: &Settings, served: &Served, way: Way, mut fields: Fields, arrived: Instant) -> Outcome<Ask> {
         model(&mut fields, served)?;
         fields.ignore(HARMLESS);
         fields.refuse(MISSING)?;
@@ -69,7 +69,7 @@ impl Ask {
         let max_tokens = max_tokens(&mut fields, way)?;
         let stop = stop(&mut fields)?;
         let logprobs = logprobs(&mut fields, way)?;
-        let sampling = sampling(&mut fields, house, served)?;
+        let sampling = sampling(&mut fields, settings, served)?;
         let mut calls = false;
         let prompts = match way {
             Way::Chat => {
@@ -183,8 +183,8 @@ fn logprobs(fields: &mut Fields, way: Way) -> Outcome<Option<usize>> {
 }
 
 /// What is not said is as the server was started.
-fn sampling(fields: &mut Fields, house: &House, served: &Served) -> Outcome<Sampling> {
-    let base = &house.settings.sampling;
+fn sampling(fields: &mut Fields, settings: &Settings, served: &Served) -> Outcome<Sampling> {
+    let base = &settings.sampling;
     let number = |fields: &mut Fields, name: &str, from: f64, to: f64| fields.number(name, from..=to);
     let repeat = number(fields, "repeat_penalty", 0.01, 100.0)?;
     let repeat = match (repeat, number(fields, "repetition_penalty", 0.01, 100.0)?) {
@@ -205,7 +205,7 @@ fn sampling(fields: &mut Fields, house: &House, served: &Served) -> Outcome<Samp
         presence_penalty: number(fields, "presence_penalty", -2.0, 2.0)?.unwrap_or(base.presence_penalty),
         frequency_penalty: number(fields, "frequency_penalty", -2.0, 2.0)?.unwrap_or(base.frequency_penalty),
         repeat_last_n: fields.whole("repeat_last_n", 0..=usize::MAX)?.unwrap_or(base.repeat_last_n),
-        seed: seed(fields)?.or(house.settings.seed).unwrap_or_else(new_seed),
+        seed: seed(fields)?.or(settings.seed).unwrap_or_else(new_seed),
         logit_bias: logit_bias(fields, served)?.unwrap_or_else(|| base.logit_bias.clone()),
     })
 }

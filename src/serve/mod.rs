@@ -7,6 +7,7 @@ mod answers;
 mod ask;
 mod choice;
 mod conversation;
+pub mod desk;
 mod door;
 mod failure;
 mod fields;
@@ -130,6 +131,17 @@ struct Served {
 }
 
 impl Served {
+    fn new(loaded: Loaded, settings: &Settings) -> Served {
+        Served {
+            engine: loaded.engine,
+            id: loaded.name,
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            aliases: settings.aliases.clone(),
+            slots: settings.slots,
+            predicted: loaded.predicted,
+        }
+    }
+
     fn answers_to(&self, name: &str) -> bool {
         name == self.id || self.aliases.iter().any(|alias| alias == name)
     }
@@ -220,16 +232,9 @@ impl Drop for Last {
 
 /// The worker's life after loading.
 fn serve(loaded: Loaded, orders: Receiver<Order>, house: Arc<House>) {
-    let Loaded { engine, name, predicted } = loaded;
     let slots = house.settings.slots;
-    let served = Served {
-        engine: engine.clone(),
-        id: name,
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        aliases: house.settings.aliases.clone(),
-        slots,
-        predicted,
-    };
+    let served = Served::new(loaded, &house.settings);
+    let engine = served.engine.clone();
     let ready = format!("ready: {} at http://{}", served.id, house.address);
     let _ = house.served.set(Arc::new(served)); // set once, here
     tracing::info!("{ready}"); // who reads it may ask at once

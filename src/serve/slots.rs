@@ -82,7 +82,7 @@ pub async fn act(
     let id = id.ok_or_else(|| Failure::no_slot(slots))?;
     let query = request.uri().query().unwrap_or_default();
     let action = query.split('&').find_map(|pair| pair.strip_prefix("action=")).unwrap_or_default().to_string();
-    let name = file_name(request).await?.unwrap_or_else(|| format!("slot-{id}"));
+    let name = named(request).await?.unwrap_or_else(|| format!("slot-{id}"));
     let make = match action.as_str() {
         "erase" => return send(&house, Some((id, Act::Erase))).await, // no file is touched
         "save" => Act::Save,
@@ -99,13 +99,17 @@ pub async fn act(
 }
 
 /// What the body names, checked. There may be no body, unless a browser asks: pages of others can send what has none.
-async fn file_name(request: Request<Body>) -> Outcome<Option<String>> {
+async fn named(request: Request<Body>) -> Outcome<Option<String>> {
     let headers = request.headers();
     let untyped = !headers.contains_key(header::CONTENT_TYPE) && !headers.contains_key(header::ORIGIN);
     if untyped && request.body().is_end_stream() {
         return Ok(None);
     }
-    let mut fields = Fields::body(&body(request, MOST_BODY).await?)?;
+    file_name(Fields::body(&body(request, MOST_BODY).await?)?)
+}
+
+/// The file a body names, if it names one.
+pub fn file_name(mut fields: Fields) -> Outcome<Option<String>> {
     let name = fields.text("filename")?;
     fields.end()?;
     name.map(|name| checked(&name).map(str::to_string)).transpose()

@@ -76,58 +76,62 @@ async fn work(
 }
 
 pub async fn tokenize(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
-    work(house, request, |served, mut fields| {
-        ask::model(&mut fields, served)?;
-        let Some(content) = fields.text("content")? else { return Err(Failure::field("content", "is missing")) };
-        let leading = fields.flag("add_special")?.unwrap_or(false);
-        let special = fields.flag("parse_special")?.unwrap_or(true);
-        let pieces = fields.flag("with_pieces")?.unwrap_or(false);
-        fields.end()?;
-        let text = served.engine.text();
-        let mut tokens: Vec<u32> = text.leading().into_iter().filter(|_| leading).collect();
-        tokens.extend(text.encode(&content, special)?);
-        let shown = |id: &u32| match std::str::from_utf8(text.spelling(*id)) {
-            Ok(piece) => json!({ "id": id, "piece": piece }),
-            Err(_) => json!({ "id": id, "piece": text.spelling(*id) }),
-        };
-        Ok(match pieces {
-            true => json!({ "tokens": tokens.iter().map(shown).collect::<Vec<_>>() }),
-            false => json!({ "tokens": tokens }),
-        })
+    work(house, request, tokenized).await
+}
+
+pub fn tokenized(served: &Served, mut fields: Fields) -> Outcome<Value> {
+    ask::model(&mut fields, served)?;
+    let Some(content) = fields.text("content")? else { return Err(Failure::field("content", "is missing")) };
+    let leading = fields.flag("add_special")?.unwrap_or(false);
+    let special = fields.flag("parse_special")?.unwrap_or(true);
+    let pieces = fields.flag("with_pieces")?.unwrap_or(false);
+    fields.end()?;
+    let text = served.engine.text();
+    let mut tokens: Vec<u32> = text.leading().into_iter().filter(|_| leading).collect();
+    tokens.extend(text.encode(&content, special)?);
+    let shown = |id: &u32| match std::str::from_utf8(text.spelling(*id)) {
+        Ok(piece) => json!({ "id": id, "piece": piece }),
+        Err(_) => json!({ "id": id, "piece": text.spelling(*id) }),
+    };
+    Ok(match pieces {
+        true => json!({ "tokens": tokens.iter().map(shown).collect::<Vec<_>>() }),
+        false => json!({ "tokens": tokens }),
     })
-    .await
 }
 
 pub async fn detokenize(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
-    work(house, request, |served, mut fields| {
-        ask::model(&mut fields, served)?;
-        let Some(list) = fields.list("tokens")? else { return Err(Failure::field("tokens", "is missing")) };
-        fields.end()?;
-        let text = served.engine.text();
-        let ids = ask::tokens(&list, served, "tokens")?;
-        let bytes: Vec<u8> = ids.iter().flat_map(|id| text.spelling(*id)).copied().collect();
-        Ok(json!({ "content": String::from_utf8_lossy(&bytes) }))
-    })
-    .await
+    work(house, request, detokenized).await
+}
+
+pub fn detokenized(served: &Served, mut fields: Fields) -> Outcome<Value> {
+    ask::model(&mut fields, served)?;
+    let Some(list) = fields.list("tokens")? else { return Err(Failure::field("tokens", "is missing")) };
+    fields.end()?;
+    let text = served.engine.text();
+    let ids = ask::tokens(&list, served, "tokens")?;
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| text.spelling(*id)).copied().collect();
+    Ok(json!({ "content": String::from_utf8_lossy(&bytes) }))
 }
 
 /// Anthropic's way to ask how long a prompt is.
 pub async fn count_tokens(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
-    work(house, request, |served, fields| {
-        let tokens = messages::prompt(messages::counted(fields)?, served)?;
-        Ok(json!({ "input_tokens": tokens }))
-    })
-    .await
+    work(house, request, counted).await
+}
+
+pub fn counted(served: &Served, fields: Fields) -> Outcome<Value> {
+    let tokens = messages::prompt(messages::counted(fields)?, served)?;
+    Ok(json!({ "input_tokens": tokens }))
 }
 
 pub async fn apply_template(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
-    work(house, request, |served, mut fields| {
-        ask::model(&mut fields, served)?;
-        let tools = tools::read(&mut fields)?;
-        let messages = conversation::messages(&mut fields)?;
-        let open = fields.flag("add_generation_prompt")?.unwrap_or(true);
-        fields.end()?;
-        Ok(json!({ "prompt": served.engine.text().render_with_tools(&messages, &tools.shown, open)? }))
-    })
-    .await
+    work(house, request, rendered).await
+}
+
+pub fn rendered(served: &Served, mut fields: Fields) -> Outcome<Value> {
+    ask::model(&mut fields, served)?;
+    let tools = tools::read(&mut fields)?;
+    let messages = conversation::messages(&mut fields)?;
+    let open = fields.flag("add_generation_prompt")?.unwrap_or(true);
+    fields.end()?;
+    Ok(json!({ "prompt": served.engine.text().render_with_tools(&messages, &tools.shown, open)? }))
 }

@@ -15,7 +15,7 @@ mod tools;
 
 pub use pattern::Pattern;
 pub use stream::TextStream;
-pub use template::{CHATML, Message, TemplateOverride};
+pub use template::{CHATML, Message, Template, TemplateOverride};
 pub use tools::CALL;
 
 use crate::checkpoint::TextSource;
@@ -24,7 +24,6 @@ use crate::error::{Error, Result};
 use folder::Shelf;
 use pieces::{Kind, Pieces};
 use std::sync::{PoisonError, RwLock};
-use template::Template;
 use tokenizers::Tokenizer;
 
 /// Special tokens that end an answer in this family, also where a file forgets to say so. The other
