@@ -334,3 +334,34 @@ fn python_habits_work() {
     assert_eq!(render("{{ strftime_now('%Y') | int > 2020 }}"), "True");
     assert_eq!(render("  {% if true %}\nline\n  {% endif %}\nnext"), "line\nnext");
 }
+
+/// A template comes with a model file of anybody's, and fuel does not see what one instruction takes.
+#[test]
+fn a_template_cannot_ask_for_any_amount_of_memory() {
+    let render = |template: &str| own(template).unwrap().render(&hello(), true);
+    for template in [
+        "{{ 'a\nb' | indent(99999999999) }}",
+        "{{ 'a\nb' | indent(first=true, width=18446744073709551616) }}",
+        "{{ [1] | batch(9999999999, 'x') | list }}",
+        "{{ [1] | slice(9999999999) | list }}",
+        "{{ '%99999999999d' | format(1) }}",
+        "{{ '%-+ 0999999d' | format(1) }}",
+        "{{ '%.999999999f' | format(1.5) }}",
+        "{{ '{:>9999999999}'.format(1) }}",
+        "{{ [1] | tojson(indent=99999999999) }}",
+        "{{ [1] | tojson(99999999999) }}",
+        "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
+        "{{ ('a' * 99999).replace('', 'b' * 99999) }}",
+        "{% for i in range(10000) %}{{ 'a' * 99999 }}{% endfor %}",
+    ] {
+        assert!(matches!(fails(render(template)), Error::Model(_)), "{template}");
+    }
+    for (template, text) in [
+        ("{{ 'a\nb' | indent(2) }}{{ 'a' | indent(width=1, first=true) }}", "a\n  b a"),
+        ("{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1] | slice(2) | list }}", "[[1, 2], [3, 0]][[1], []]"),
+        ("{{ '%05d %-4s| 20240101' | format(7, 'x') }}{{ '{:>4}'.format(1) }}", "00007 x   | 20240101   1"),
+        ("{{ 'aa' | replace('a', 'bc') }}{{ 'aa'.replace('a', 'bc', 1) }}", "bcbcbca"),
+    ] {
+        assert_eq!(render(template).unwrap(), text, "{template}");
+    }
+}

@@ -7,6 +7,7 @@ mod bpe;
 mod clock;
 mod folder;
 mod gguf;
+mod guards;
 mod pattern;
 mod pieces;
 mod stream;

@@ -1,6 +1,7 @@
 //! From a conversation to the text a model was trained to continue: the checkpoint's own Jinja template,
 //! with the few functions and filters that `transformers` gives its templates.
 
+use super::guards::{self, Page};
 use super::{clock, tools};
 use crate::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
@@ -129,7 +130,9 @@ impl Template {
         names.push(("tools", offered));
         names.push(("documents", Value::from(())));
         let template = self.environment.get_template(NAME).expect("added when it was made");
-        template.render(Value::from_pairs(names)).map_err(|e| self.sentence(&e))
+        let mut page = Page::default();
+        template.render_captured_to(Value::from_pairs(names), &mut page).map_err(|e| self.sentence(&e))?;
+        Ok(String::from_utf8(page.0).expect("a template is text, and so is what it is rendered with"))
     }
 
     fn sentence(&self, e: &minijinja::Error) -> Error {
@@ -190,7 +193,7 @@ fn environment() -> Environment<'static> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("standard delimiters do not clash"));
     environment.set_fuel(Some(MOST_STEPS));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    guards::guard(&mut environment);
     environment.add_function("raise_exception", |why: String| -> std::result::Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refused(why)))
     });
@@ -215,6 +218,8 @@ impl std::error::Error for Refused {}
 /// `<`, `>`, `&` and `'` for web pages, which a model never saw.
 fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
     let _ascii: Option<bool> = options.get("ensure_ascii")?;
+    let width: Option<Value> = options.peek("indent")?;
+    guards::numbers(&[Value::UNDEFINED, width.or(indent.clone()).unwrap_or_default()])?;
     let escaped = minijinja::filters::tojson(value, indent, options)?;
     let escaped = escaped.as_str().unwrap_or_default();
     let mut out = String::with_capacity(escaped.len());
