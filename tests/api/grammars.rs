@@ -182,6 +182,26 @@ fn hostile_forms_do_no_harm() {
         json!({ "grammar": "\u{0}\u{1}::=" }),
         json!({ "grammar": "x".repeat(7 << 20) }),
     ];
+    let chain = |n: usize, rule: fn(usize) -> String| (0..n).map(rule).collect::<Vec<_>>().join("\n");
+    let deep = [
+        format!("root ::= \"a\"{}", "*".repeat(200_000)),
+        format!("root ::= r0\n{}\nr4900 ::= \"b\"", chain(4900, |at| format!("r{at} ::= \"a\" r{}", at + 1))),
+        format!("start: r0\n{}\nr9000: \"b\"", chain(9000, |at| format!("r{at}: \"a\" r{} | \"b\"", at + 1))),
+        format!("start: R0\n{}\nR9000: \"b\"", chain(9000, |at| format!("R{at}: \"a\" R{}", at + 1))),
+        format!(
+            "start: %json {{\"$ref\": \"#/$defs/a0\", \"$defs\": {{{}, \"a5000\": {{}}}}}}",
+            chain(5000, |at| format!("\"a{at}\": {{\"items\": {{\"$ref\": \"#/$defs/a{}\"}}}}", at + 1))
+                .replace('\n', ",")
+        ),
+    ];
+    for grammar in deep {
+        let reply = served.post("/v1/completions", &json!({ "prompt": "x", "grammar": grammar }));
+        assert_eq!((reply.status, reply.json()["error"]["param"].as_str()), (400, Some("grammar")), "{reply:?}");
+    }
+    let names: serde_json::Map<String, Value> = (0..500).map(|at| (format!("^x{at}.*y{at}$"), json!({}))).collect();
+    let reply =
+        served.post("/v1/completions", &json!({ "prompt": "x", "json_schema": { "patternProperties": names } }));
+    assert_eq!(reply.status, 400, "{reply:?}");
     for form in forms {
         let shown: String = form.to_string().chars().take(100).collect();
         let reply = served.post("/v1/chat/completions", &with(with(ask("Hi"), form), json!({ "max_tokens": 24 })));

@@ -12,6 +12,10 @@ const MOST_RULES: usize = 5_000;
 const MOST_TIMES: usize = 2_000;
 /// Bytes of the terminals once the rules they name are written out inside them.
 const MOST_TERMINAL: usize = 256 << 10;
+/// Bytes of the whole grammar as Lark.
+const MOST_LARK: usize = 1 << 20;
+/// Repetitions of a repetition.
+const MOST_REPEATED: usize = 8;
 
 /// What stands on the right of a rule.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +41,8 @@ pub fn to_lark(text: &str) -> Result<String> {
     for node in rules.values() {
         known(node, &rules)?;
     }
-    let mut writer = Writer { rules: &rules, regular: BTreeMap::new() };
+    let at = rules.keys().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
+    let mut writer = Writer { rules: &rules, at, regular: BTreeMap::new() };
     for name in rules.keys() {
         writer.is_regular(name, &mut Vec::new());
     }
@@ -68,6 +73,8 @@ fn known(node: &Node, rules: &BTreeMap<String, Node>) -> Result<()> {
 
 struct Writer<'a> {
     rules: &'a BTreeMap<String, Node>,
+    /// Of each rule: its number.
+    at: BTreeMap<&'a str, usize>,
     /// Of each rule: whether it is regular.
     regular: BTreeMap<String, bool>,
 }
@@ -112,6 +119,10 @@ impl Writer<'_> {
 
     /// As part of a rule. What is regular goes in as one terminal, if it cannot be empty: a terminal never is.
     fn rule(&self, node: &Node, out: &mut String) -> Result<()> {
+        if out.len() > MOST_LARK {
+            let kib = MOST_LARK >> 10;
+            return Err(Error::Usage(format!("the grammar is longer than {kib} KiB when its rules are written out")));
+        }
         if self.regular_now(node) {
             let mut pattern = String::new();
             self.pattern(node, &mut pattern)?;
@@ -131,8 +142,7 @@ impl Writer<'_> {
                 Ok(())
             }
             Node::Rule(name) => {
-                let at = self.rules.keys().position(|other| other == name).expect("every rule named is there");
-                write!(out, "rule_{at}").expect("a string takes everything");
+                write!(out, "rule_{}", self.at[name.as_str()]).expect("a string takes everything");
                 Ok(())
             }
             Node::Text(_) | Node::Class(_) => unreachable!("these are regular"),
@@ -299,7 +309,7 @@ impl Reader {
 
     fn repeated(&mut self, node: Node) -> Result<Node> {
         let mut node = node;
-        loop {
+        for _ in 0..=MOST_REPEATED {
             self.blank(false);
             let (least, most) = match self.peek() {
                 Some('*') => (0, None),
@@ -311,6 +321,7 @@ impl Reader {
             self.at += 1;
             node = Node::Repeat(Box::new(node), least, most);
         }
+        Err(self.wrong(&format!("at most {MOST_REPEATED} repetitions of each other")))
     }
 
     /// `{m}`, `{m,}` or `{m,n}`; leaves the closing brace.
@@ -483,6 +494,8 @@ mod tests {
             ("root ::= \"\\q\"", "escapes"),
             ("root ::= \"\\uD800\"", "number of a character"),
             ("root ::= *", "a rule's name"),
+            (&format!("root ::= \"a\"{}", "*".repeat(100_000)), "repetitions of each other"),
+            (&format!("root ::= \"x\" root | {}\nb ::= \"{}\"", "b root ".repeat(10_000), "q".repeat(20_000)), "KiB"),
         ] {
             let e = to_lark(text).expect_err(text).to_string();
             assert!(e.contains(words), "{text}: {e}");

@@ -7,6 +7,7 @@
 pub mod calls;
 mod gbnf;
 mod landing;
+mod lark;
 
 use super::text::Text;
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use landing::Landing;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::{JsonCompileOptions, Logger, Matcher, ParserFactory, TokenParser};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,8 @@ const MOST_DEPTH: usize = 96;
 /// Steps from a schema's root to its innermost part, references followed, and references that are no plain paths.
 const MOST_STEPS: usize = 400;
 const MOST_NAMED: usize = 64;
+/// Patterns for names, each held against every other and against every name.
+const MOST_PATTERNS: usize = 4_000;
 /// Characters of the library's explanation that are passed on.
 const MOST_WORDS: usize = 500;
 
@@ -85,9 +88,15 @@ impl Grammars {
             Form::Grammar(text) => {
                 check_size("grammar", text)?;
                 let lark = if text.contains("::=") { gbnf::to_lark(text)? } else { text.clone() };
+                lark::check(&lark)?;
                 ("grammar", TopLevelGrammar::from_lark(lark))
             }
-            Form::Calls(calls) => ("set of functions", TopLevelGrammar::from_lark(calls::to_lark(calls)?)),
+            Form::Calls(calls) => {
+                let lark = calls::to_lark(calls)?;
+                check_size("set of functions", &lark)?;
+                lark::check(&lark)?;
+                ("set of functions", TopLevelGrammar::from_lark(lark))
+            }
         };
         let parser = self.factory.create_parser_from_init_ext(
             GrammarInit::Serialized(grammar),
@@ -130,8 +139,7 @@ fn checked(mut value: Value) -> Result<Value> {
     if !value.is_object() {
         return Err(Error::Usage("the schema is no object".into()));
     }
-    check_size("schema", &value.to_string())?;
-    Steps { root: &value, seen: HashMap::new(), named: 0 }.follow(&value, 0)?;
+    follow(&value, &mut Named::default())?;
     let options = JsonCompileOptions {
         item_separator: ", ".into(),
         key_separator: ": ".into(),
@@ -140,6 +148,12 @@ fn checked(mut value: Value) -> Result<Value> {
     };
     options.apply_to(&mut value);
     Ok(value)
+}
+
+/// A schema is neither too large nor too deep, nor has it, with `named` of others beside it, too many patterns.
+fn follow(value: &Value, named: &mut Named) -> Result<()> {
+    check_size("schema", &value.to_string())?;
+    Steps { root: value, seen: HashMap::new(), elsewhere: 0, named }.follow(value, 0)
 }
 
 fn check_size(what: &str, text: &str) -> Result<()> {
@@ -165,7 +179,16 @@ fn check_size(what: &str, text: &str) -> Result<()> {
 struct Steps<'a> {
     root: &'a Value,
     seen: HashMap<&'a str, ()>,
-    named: usize,
+    /// References that are no paths.
+    elsewhere: usize,
+    named: &'a mut Named,
+}
+
+/// Properties by name and by pattern, so far.
+#[derive(Default)]
+struct Named {
+    names: usize,
+    patterns: usize,
 }
 
 impl<'a> Steps<'a> {
@@ -179,9 +202,24 @@ impl<'a> Steps<'a> {
                 if let Some(Value::String(reference)) = map.get("$ref") {
                     self.refer(reference, depth)?;
                 }
+                self.count(map)?;
                 map.values().try_for_each(|inner| self.follow(inner, depth + 1))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, map: &Map<String, Value>) -> Result<()> {
+        let members = |key: &str| map.get(key).and_then(Value::as_object).map_or(0, Map::len);
+        let Named { names, patterns } = self.named;
+        *names += members("properties");
+        *patterns += members("patternProperties");
+        match *patterns * (*names + *patterns) > MOST_PATTERNS {
+            true => Err(Error::Usage(format!(
+                "the schema has {patterns} patterns in patternProperties and {names} properties beside them, too many to tell \
+                 apart"
+            ))),
+            false => Ok(()),
         }
     }
 
@@ -191,11 +229,11 @@ impl<'a> Steps<'a> {
         }
         match reference.strip_prefix('#').map(|path| self.root.pointer(path)) {
             Some(Some(inner)) => self.follow(inner, depth + 1),
-            _ if self.named == MOST_NAMED => {
+            _ if self.elsewhere == MOST_NAMED => {
                 Err(Error::Usage(format!("the schema has more than {MOST_NAMED} references that are no paths in it")))
             }
             _ => {
-                self.named += 1;
+                self.elsewhere += 1;
                 Ok(())
             }
         }
