@@ -365,3 +365,37 @@ fn a_template_cannot_ask_for_any_amount_of_memory() {
         assert_eq!(render(template).unwrap(), text, "{template}");
     }
 }
+
+/// The parser goes down the stack with a tag; this is a thread of 2 MiB.
+#[test]
+fn a_template_cannot_go_deeper_than_the_stack() {
+    let chain = |before: &str, step: &str, count: usize, after: &str| format!("{before}{}{after}", step.repeat(count));
+    for (before, step, after) in [
+        ("{{ a", "|e", " }}"),
+        ("{{ a", "+a", " }}"),
+        ("{{ a", ".a", " }}"),
+        ("{{ a", "()", " }}"),
+        ("{{ a", "[0]", " }}"),
+        ("{{ ", "-", "1 }}"),
+        ("{{ ", "not ", "a }}"),
+        ("{{ a", " is defined", " }}"),
+        ("{{ a", " if a else a", " }}"),
+        ("{{ a", "**a", " }}"),
+        ("{{- [{}, ''", "~'}}'", "] }}"),
+        ("{% if a %}", "{% elif a %}", "{% endif %}"),
+        ("{% raw %}{{ ' {% endraw %}{# {{ ' #}{{ a", "|e", " }}"),
+    ] {
+        let deep = fails(own(&chain(before, step, 100_000, after)));
+        assert!(matches!(&deep, Error::Model(why) if why.contains("more than")), "{step}: {deep}");
+        // As deep as it may be, it fails in words or not at all.
+        if let Ok(text) = own(&chain(before, step, 190, after)) {
+            let _ = text.render(&hello(), true);
+        }
+        if let Ok(text) = own(&chain(before, step, 990, after)) {
+            let _ = text.render(&hello(), true);
+        }
+    }
+    let long =
+        format!("{{{{ '{}' }}}}{{# {} #}}{}", "a ".repeat(5_000), "|e".repeat(5_000), "{{ bos_token }}".repeat(5_000));
+    assert!(own(&long).is_ok());
+}

@@ -52,6 +52,8 @@ use worker::Worker;
 const MOST_BODY: usize = 8 << 20;
 /// How long answers in progress may take after the server was told to end.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Of each thread: schemas and templates are compiled there, which goes down the stack with them; only what is used is memory.
+const STACK: usize = 16 << 20;
 /// What answers say they come from.
 const FINGERPRINT: &str = concat!("thermocline-", env!("CARGO_PKG_VERSION"));
 
@@ -180,8 +182,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(2)
-            // Schemas are compiled there, which goes down the stack with them; only what is used is memory.
-            .thread_stack_size(16 << 20)
+            .thread_stack_size(STACK)
             .build()
             .map_err(|e| Error::Runtime(format!("the server cannot start: {e}")))?;
         let (ended, mut worker_ended) = oneshot::channel();
@@ -189,6 +190,7 @@ impl Server {
         let (inside, ender) = (house.clone(), Ender(end));
         let worker = std::thread::Builder::new()
             .name("engine".into())
+            .stack_size(STACK)
             .spawn(move || {
                 let _last = Last(ender); // also where it panics
                 let loaded = load().map(|loaded| serve(loaded, orders, inside));

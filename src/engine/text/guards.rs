@@ -1,11 +1,15 @@
-//! Bounds where a template's few bytes could ask for any amount of memory in one instruction, which fuel does not see: a
-//! width or a count given as a number, a text put in place of another, the rendered text itself.
+//! Bounds of what a template may ask for, since it comes with a model file of anybody's: its parser goes down the stack with
+//! the words of a tag, and a few bytes can want any amount of memory in one instruction, which fuel does not see (a width or
+//! a count given as a number, a text put in place of another, the rendered text itself).
 
 use minijinja::value::{Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use std::io::{self, Write};
 
+/// Words and signs of one tag, and `elif`s of a template.
+const MOST_WORDS: usize = 1_000;
+const MOST_ELIFS: usize = 200;
 /// A width or a count that a template may give a filter.
 const MOST_NUMBER: i64 = 10_000;
 /// Digits of a width or a precision in a format.
@@ -37,6 +41,71 @@ pub fn guard(environment: &mut Environment<'static>) {
         }
         unknown_method_callback(state, value, method, args)
     });
+}
+
+/// Errors: what of a template goes too deep for whoever parses it.
+pub fn check(source: &str) -> Result<(), String> {
+    let (mut rest, mut elifs, mut balance) = (source, 0, 0);
+    while let Some(at) = rest.find('{') {
+        rest = &rest[at + 1..];
+        let Some(kind) = rest.chars().next() else { break };
+        let until = |end: &str, text: &'_ str| text.find(end).map_or(text.len(), |at| at + end.len());
+        rest = match kind {
+            '#' => &rest[until("#}", rest)..],
+            '%' if rest[1..].trim_start_matches(['-', '+', ' ', '\t', '\r', '\n']).starts_with("raw") => {
+                &rest[until("endraw", rest)..]
+            }
+            '%' => tag(&rest[1..], "%}", &mut balance, &mut elifs)?,
+            '{' => tag(&rest[1..], "}}", &mut balance, &mut elifs)?,
+            _ => rest,
+        };
+    }
+    Ok(())
+}
+
+/// Counts the words of a tag and gives what comes after it. As the parser has it, no tag ends in brackets.
+fn tag<'a>(text: &'a str, end: &str, balance: &mut isize, elifs: &mut usize) -> Result<&'a str, String> {
+    let mut rest = text;
+    let mut words = 0;
+    while let Some(first) = rest.chars().next() {
+        if *balance == 0 && rest.strip_prefix(['-', '+']).unwrap_or(rest).starts_with(end) {
+            return Ok(rest);
+        }
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let length = match first {
+            '\'' | '"' => quoted(rest, first),
+            c if is_word(c) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
+            c => c.len_utf8(),
+        };
+        match first {
+            '(' | '[' | '{' => *balance += 1,
+            ')' | ']' | '}' => *balance -= 1,
+            _ => {}
+        }
+        *elifs += usize::from(&rest[..length] == "elif");
+        words += usize::from(!first.is_whitespace());
+        if words > MOST_WORDS {
+            return Err(format!("a tag has more than {MOST_WORDS} words"));
+        }
+        if *elifs > MOST_ELIFS {
+            return Err(format!("there are more than {MOST_ELIFS} `elif`s"));
+        }
+        rest = &rest[length..];
+    }
+    Ok(rest)
+}
+
+/// The length of a text in quotes.
+fn quoted(text: &str, quote: char) -> usize {
+    let mut letters = text.char_indices().skip(1);
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '\\' => drop(letters.next()),
+            _ if letter == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 fn guarded(

@@ -67,7 +67,7 @@ pub struct Template {
 impl Template {
     /// `own`: the checkpoint's template and where it stands. `tokens`: names and texts of special tokens.
     ///
-    /// Errors: usage for an unknown name or an unreadable file, model for a template that does not parse.
+    /// Errors: usage for an unknown name or an unreadable file, model for a template that does not parse or has tags without end.
     pub fn new(
         own: Option<(String, String)>,
         chosen: &TemplateOverride,
@@ -78,6 +78,7 @@ impl Template {
             TemplateOverride::Given(text) => given(text)?,
             TemplateOverride::File(path) => (read(path)?, path.display().to_string()),
         };
+        guards::check(&source).map_err(|e| Error::Model(format!("the chat template in {place} is not read: {e}")))?;
         let mut environment = environment();
         environment.add_template_owned(NAME, source.clone()).map_err(|e| {
             let line = e.line().map(|n| format!(" at line {n}")).unwrap_or_default();
