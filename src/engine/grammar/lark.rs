@@ -1,7 +1,7 @@
 //! Bounds of a grammar in Lark before the library sees it: the library goes down the stack with rules that lead to rules,
 //! with brackets and with the schemas inside, and a stack that ends takes the process with it.
 
-use super::{Error, MOST_DEPTH, Named, Result, follow};
+use super::{Error, MOST_DEPTH, MOST_MET, Named, Result, follow};
 use serde_json::Value;
 
 /// The depths of all rules that name others, together: whatever way leads through them is no longer.
@@ -12,7 +12,7 @@ const MOST_NEST: usize = 4 * MOST_DEPTH;
 /// Errors (usage): rules or schemas that go too deep. What is no Lark passes, for the library to say so.
 pub fn check(text: &str) -> Result<()> {
     let mut rule = Rule::default();
-    let (mut links, mut named) = (0, Named::default());
+    let (mut links, mut ands, mut named) = (0, 0, Named::default());
     let mut rest = text;
     while let Some(token) = next(&mut rest) {
         match token {
@@ -21,9 +21,13 @@ pub fn check(text: &str) -> Result<()> {
             Token::Name => rule.names += 1,
             // Its own name stands before it: so the last name of the rule before is this one's.
             Token::Colon => links += std::mem::take(&mut rule).links(),
+            Token::And => ands += 1,
             Token::Schema(value) => follow(&value, &mut named)?,
             Token::Other => {}
         }
+    }
+    if ands > MOST_MET {
+        return Err(Error::Usage(format!("the grammar has more than {MOST_MET} `&`")));
     }
     match links + rule.links() > MOST_LINKS {
         true => Err(Error::Usage(format!(
@@ -62,6 +66,7 @@ enum Token {
     Close,
     Name,
     Colon,
+    And,
     Schema(Value),
     Other,
 }
@@ -81,6 +86,7 @@ fn token(text: &str) -> Option<(Token, usize)> {
         ')' | ']' | '}' => (Token::Close, 1),
         ':' if text.starts_with("::") => (Token::Other, 2),
         ':' => (Token::Colon, 1),
+        '&' => (Token::And, 1),
         '#' => (Token::Other, line()),
         '/' if text.starts_with("//") => (Token::Other, line()),
         '"' | '/' => (Token::Other, quoted(text)?),
@@ -153,6 +159,22 @@ mod tests {
             format!("start: %json {{\"$ref\": \"#/$defs/a0\", \"$defs\": {{{}, \"a{n}\": true}}}}", steps.join(", "))
         };
         assert!(!refused(&chain(50)) && refused(&chain(1_000)));
+    }
+
+    #[test]
+    fn what_multiplies_is_bounded() {
+        let ands = |n: usize| format!("start: A\nA: {}/a/", "/.*a.{9}b.*/ & ".repeat(n));
+        assert!(!refused(&ands(16)) && refused(&ands(17)));
+        let patterns = |n: usize| (0..n).map(|at| format!("{{\"pattern\": \"a{at}\"}}")).collect::<Vec<_>>().join(", ");
+        let schema = |n: usize, with: &str| format!("start: %json {{\"{with}\": [{}]}}", patterns(n));
+        assert!(!refused(&schema(16, "allOf")) && refused(&schema(17, "allOf")) && !refused(&schema(17, "anyOf")));
+        let referred = |n: usize| {
+            format!(
+                "start: %json {{\"$ref\": \"#/$defs/a\", \"pattern\": \"x\", \"$defs\": {{\"a\": {{\"allOf\": [{}]}}}}}}",
+                patterns(n)
+            )
+        };
+        assert!(!refused(&referred(7)) && refused(&referred(17)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::{JsonCompileOptions, Logger, Matcher, ParserFactory, TokenParser};
 use serde_json::{Map, Value, json};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use toktrie::{ApproximateTokEnv, INVALID_TOKEN, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
@@ -30,6 +30,10 @@ const MOST_STEPS: usize = 400;
 const MOST_NAMED: usize = 64;
 /// Patterns for names, each held against every other and against every name.
 const MOST_PATTERNS: usize = 4_000;
+/// Names of properties: the library looks each up among those before it.
+const MOST_NAMES: usize = 5_000;
+/// Patterns that one text must satisfy: with each the automaton of all of them multiplies.
+const MOST_MET: usize = 16;
 /// Characters of the library's explanation that are passed on.
 const MOST_WORDS: usize = 500;
 
@@ -93,7 +97,7 @@ impl Grammars {
             }
             Form::Calls(calls) => {
                 let lark = calls::to_lark(calls)?;
-                check_size("set of functions", &lark)?;
+                check_length("set of functions", &lark)?;
                 lark::check(&lark)?;
                 ("set of functions", TopLevelGrammar::from_lark(lark))
             }
@@ -156,11 +160,16 @@ fn follow(value: &Value, named: &mut Named) -> Result<()> {
     Steps { root: value, seen: HashMap::new(), elsewhere: 0, named }.follow(value, 0)
 }
 
-fn check_size(what: &str, text: &str) -> Result<()> {
-    if text.len() > MOST_BYTES {
-        let kib = MOST_BYTES >> 10;
-        return Err(Error::Usage(format!("the {what} has {} bytes; at most {kib} KiB are read", text.len())));
+fn check_length(what: &str, text: &str) -> Result<()> {
+    let kib = MOST_BYTES >> 10;
+    match text.len() > MOST_BYTES {
+        true => Err(Error::Usage(format!("the {what} has {} bytes; at most {kib} KiB are read", text.len()))),
+        false => Ok(()),
     }
+}
+
+fn check_size(what: &str, text: &str) -> Result<()> {
+    check_length(what, text)?;
     let mut depth = 0usize;
     for byte in text.bytes() {
         match byte {
@@ -202,25 +211,46 @@ impl<'a> Steps<'a> {
                 if let Some(Value::String(reference)) = map.get("$ref") {
                     self.refer(reference, depth)?;
                 }
-                self.count(map)?;
-                map.values().try_for_each(|inner| self.follow(inner, depth + 1))
+                map.values().try_for_each(|inner| self.follow(inner, depth + 1))?;
+                self.count(map)
             }
             _ => Ok(()),
         }
     }
 
-    fn count(&mut self, map: &Map<String, Value>) -> Result<()> {
+    fn count(&mut self, map: &'a Map<String, Value>) -> Result<()> {
         let members = |key: &str| map.get(key).and_then(Value::as_object).map_or(0, Map::len);
         let Named { names, patterns } = self.named;
-        *names += members("properties");
+        *names += members("properties") + map.get("required").and_then(Value::as_array).map_or(0, Vec::len);
         *patterns += members("patternProperties");
-        match *patterns * (*names + *patterns) > MOST_PATTERNS {
-            true => Err(Error::Usage(format!(
-                "the schema has {patterns} patterns in patternProperties and {names} properties beside them, too many to tell \
-                 apart"
-            ))),
-            false => Ok(()),
+        if *names > MOST_NAMES {
+            return Err(Error::Usage(format!("the schema names more than {MOST_NAMES} properties")));
         }
+        if *patterns * (*names + *patterns) > MOST_PATTERNS {
+            return Err(Error::Usage(format!(
+                "the schema has {patterns} patterns in patternProperties and {names} names of properties, too many to tell apart"
+            )));
+        }
+        let met = map.contains_key("allOf") || (map.contains_key("$ref") && map.len() > 1);
+        if met && self.patterns_in(map, &mut HashSet::new(), 0) > MOST_MET {
+            return Err(Error::Usage(format!(
+                "the schema holds texts to more than {MOST_MET} patterns by allOf or $ref"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Patterns of texts in a part of the schema, references followed; beyond the limit where that goes too deep.
+    fn patterns_in(&self, map: &'a Map<String, Value>, seen: &mut HashSet<&'a str>, depth: usize) -> usize {
+        if depth > MOST_STEPS {
+            return MOST_MET + 1;
+        }
+        let own = ["pattern", "format"].iter().filter(|key| map.get(**key).is_some_and(Value::is_string)).count();
+        let named = map.get("$ref").and_then(Value::as_str).filter(|path| seen.insert(path));
+        let named = named.and_then(|path| self.root.pointer(path.strip_prefix('#')?));
+        let inner = map.values().flat_map(|inner| inner.as_array().map_or(std::slice::from_ref(inner), Vec::as_slice));
+        let maps = inner.chain(named).filter_map(Value::as_object);
+        own + maps.map(|map| self.patterns_in(map, seen, depth + 1)).sum::<usize>()
     }
 
     fn refer(&mut self, reference: &'a str, depth: usize) -> Result<()> {
