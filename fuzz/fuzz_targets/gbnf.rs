@@ -1,0 +1,4 @@
+//! See `thermocline_fuzz::doors::gbnf`.
+#![no_main]
+
+thermocline_fuzz::target!(thermocline_fuzz::doors::gbnf);
