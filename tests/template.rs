@@ -366,6 +366,14 @@ fn a_template_cannot_ask_for_any_amount_of_memory() {
     }
 }
 
+/// `''[::-1]` makes the engine panic.
+#[test]
+fn a_template_the_engine_falls_over_is_a_sentence() {
+    let text = own("{{ messages[0].content[::-1] }}").unwrap();
+    assert_eq!(text.render(&hello(), true).unwrap(), "olleH");
+    assert!(matches!(fails(text.render(&[Message::user("")], true)), Error::Model(_)));
+}
+
 /// The parser goes down the stack with a tag; this is a thread of 2 MiB.
 #[test]
 fn a_template_cannot_go_deeper_than_the_stack() {

@@ -9,6 +9,7 @@ use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// What is used when a checkpoint has no template of its own, and for `chatml` by name. No system prompt
@@ -132,7 +133,15 @@ impl Template {
         names.push(("documents", Value::from(())));
         let template = self.environment.get_template(NAME).expect("added when it was made");
         let mut page = Page::default();
-        template.render_captured_to(Value::from_pairs(names), &mut page).map_err(|e| self.sentence(&e))?;
+        // The engine has places where it panics over a value it does not expect (the end of no text), as it should not.
+        let rendering = AssertUnwindSafe(|| template.render_captured_to(Value::from_pairs(names), &mut page).map(drop));
+        match catch_unwind(rendering) {
+            Ok(rendered) => rendered.map_err(|e| self.sentence(&e))?,
+            Err(_) => {
+                let what = "fails: it is more than the template engine can work with";
+                return Err(Error::Model(format!("the chat template in {} {what}", self.place)));
+            }
+        }
         Ok(String::from_utf8(page.0).expect("a template is text, and so is what it is rendered with"))
     }
 
