@@ -353,6 +353,8 @@ fn a_template_cannot_ask_for_any_amount_of_memory() {
         "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
         "{{ ('a' * 99999).replace('', 'b' * 99999) }}",
         "{% for i in range(10000) %}{{ 'a' * 99999 }}{% endfor %}",
+        "{{ ('a' * 9999) | join('b' * 9999) }}",
+        "{{ ('b' * 9999).join(['a'] * 9999) }}",
     ] {
         assert!(matches!(fails(render(template)), Error::Model(_)), "{template}");
     }
@@ -360,6 +362,10 @@ fn a_template_cannot_ask_for_any_amount_of_memory() {
         ("{{ 'a\nb' | indent(2) }}{{ 'a' | indent(width=1, first=true) }}", "a\n  b a"),
         ("{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1] | slice(2) | list }}", "[[1, 2], [3, 0]][[1], []]"),
         ("{{ '%05d %-4s| 20240101' | format(7, 'x') }}{{ '{:>4}'.format(1) }}", "00007 x   | 20240101   1"),
+        (
+            "{{ 'ab' | join('-') }}{{ [1, 'b'] | join(', ') }}{{ '+'.join(['a', 'b']) }}{{ [1, 2] | join }}",
+            "a-b1, ba+b12",
+        ),
         ("{{ 'aa' | replace('a', 'bc') }}{{ 'aa'.replace('a', 'bc', 1) }}", "bcbcbca"),
     ] {
         assert_eq!(render(template).unwrap(), text, "{template}");

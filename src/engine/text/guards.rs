@@ -27,6 +27,14 @@ pub fn guard(environment: &mut Environment<'static>) {
     environment.add_filter("plain slice", filters::slice);
     environment.add_filter("plain format", filters::format);
     environment.add_filter("plain replace", filters::replace);
+    environment.add_filter("plain join", filters::join);
+    environment.add_filter(
+        "join",
+        guarded("plain join", |args| match args {
+            [list, between, ..] => joined(list, between),
+            _ => Ok(()),
+        }),
+    );
     environment.add_filter("indent", guarded("plain indent", numbers));
     environment.add_filter("batch", guarded("plain batch", numbers));
     environment.add_filter("slice", guarded("plain slice", numbers));
@@ -37,6 +45,7 @@ pub fn guard(environment: &mut Environment<'static>) {
         match method {
             "format" => widths(&all)?,
             "replace" => replacement(&all)?,
+            "join" if !args.is_empty() => joined(&args[0], value)?,
             _ => {}
         }
         unknown_method_callback(state, value, method, args)
@@ -169,6 +178,23 @@ fn replacement(args: &[Value]) -> Result<(), Error> {
     match text.matches(from).count().saturating_mul(to.len()).saturating_add(text.len()) > MOST_TEXT {
         true => Err(too_much("a replacement makes a text too long")),
         false => Ok(()),
+    }
+}
+
+/// What comes of joining is not too long.
+fn joined(list: &Value, between: &Value) -> Result<(), Error> {
+    let between = between.as_str().map_or(0, str::len);
+    let mut length = 0usize;
+    let mut add = |more: usize| {
+        length = length.saturating_add(more).saturating_add(between);
+        if length > MOST_TEXT { Err(too_much("joining makes a text too long")) } else { Ok(()) }
+    };
+    match list.as_str() {
+        Some(text) => text.chars().try_for_each(|letter| add(letter.len_utf8())),
+        // What cannot be gone through is for the filter to say.
+        None => list
+            .try_iter()
+            .map_or(Ok(()), |mut items| items.try_for_each(|item| add(item.as_str().map_or(0, str::len)))),
     }
 }
 
