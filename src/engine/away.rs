@@ -75,25 +75,25 @@ fn wanted_one(wanted: &Wanted, notes: &mut Vec<String>) -> Result<Option<Arc<Acc
     Ok(None)
 }
 
+/// What was laid down about an accelerator, whether there is one or not. Notes are added to.
+pub(super) fn told(checkpoint: &Checkpoint, options: &Options, notes: &mut Vec<String>) -> Result<Told> {
+    let Some(wanted) = &options.wanted else { return Ok(Told::default()) };
+    let (told, said) = wanted.told(&checkpoint.config, checkpoint.gguf_name())?;
+    notes.extend(said);
+    none_on_disk(&told)?;
+    Ok(told)
+}
+
 /// What goes to `accelerator`, of what `room` has a place for in memory; `kind` says how each part lies.
 pub(super) fn there(
     checkpoint: &Checkpoint,
     options: &Options,
-    accelerator: Option<Arc<Accelerator>>,
+    accelerator: Arc<Accelerator>,
+    told: Told,
     (room, kind): (Footprint, &dyn Fn(Part) -> Kind),
     notes: &mut Vec<String>,
-) -> Result<Option<There>> {
+) -> Result<There> {
     let config = &checkpoint.config;
-    let told = match &options.wanted {
-        None => Told::default(),
-        Some(wanted) => {
-            let (told, said) = wanted.told(config, checkpoint.gguf_name())?;
-            notes.extend(said);
-            none_on_disk(&told)?;
-            told
-        }
-    };
-    let Some(accelerator) = accelerator else { return Ok(None) };
     let (device, reasons) = match (&options.placement.device, &options.wanted) {
         (Some(device), _) => (device.clone(), None),
         (None, wanted) => {
@@ -110,7 +110,7 @@ pub(super) fn there(
     };
     known(config, &device)?;
     let weights = weights(&room, &device, config, kind);
-    Ok(Some(There { device, accelerator, weights, reasons }))
+    Ok(There { device, accelerator, weights, reasons })
 }
 
 /// Bytes of the accelerator's memory that may be used: what was asked for, or what is free less a margin.

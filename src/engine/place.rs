@@ -75,10 +75,16 @@ pub(super) fn place(
     let sizes = |away: Option<&dyn Fn(Part) -> bool>| Weights::sizes(checkpoint, options.quant, options.relay, away);
     let slot = slot_bytes(checkpoint, options.verify) as u64;
     let alone = Account { config, options, sizes: sizes(None)?, base, threads, slot, away: None };
-    let kinds = Weights::kinds(checkpoint, options.quant, options.relay)?;
-    let kind = |part| kinds[config.part_index(part).expect("a part of this model")];
-    let room = alone.footprint(&wish, budget, (checkpoint.down, &kind), accelerator.as_ref());
-    let there = away::there(checkpoint, options, accelerator, (room, &kind), notes)?;
+    let told = away::told(checkpoint, options, notes)?;
+    let there = match accelerator {
+        None => None,
+        Some(accelerator) => {
+            let kinds = Weights::kinds(checkpoint, options.quant, options.relay)?;
+            let kind = |part| kinds[config.part_index(part).expect("a part of this model")];
+            let room = alone.footprint(&wish, budget, (checkpoint.down, &kind), Some(&accelerator));
+            Some(away::there(checkpoint, options, accelerator, told, (room, &kind), notes)?)
+        }
+    };
     let holds = |part| there.as_ref().is_some_and(|there| there.device.holds(part));
     let account = Account { sizes: sizes(Some(&holds))?, away: there.as_ref(), ..alone };
     account.fits_away(&wish, notes)?;

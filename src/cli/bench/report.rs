@@ -26,14 +26,16 @@ pub struct Machine<'a> {
 
 pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
     let mut header = vec!["test", "tokens/s", "slowest to fastest", "GB/s", "of ceiling", "threads", "peak memory"];
-    if rows.iter().any(|row| row.expected().is_some()) {
+    // Columns only where there is something to say in some row.
+    let foreseen = rows.iter().any(|row| row.expected().is_some());
+    let on_disk = rows.iter().any(|row| row.disk().is_some());
+    if foreseen {
         header.extend(["expected", "ratio"]);
     }
-    // Only where there is something to say.
-    if rows.iter().any(|row| row.disk().is_some()) {
+    if on_disk {
         header.extend(["at hand", "disk/token", "disk GB/s", "waiting", "hidden"]);
     }
-    let line = |row: &Row| Line { values: object(row, machine), cells: cells(row, machine) };
+    let line = |row: &Row| Line { values: object(row, machine), cells: cells(row, machine, (foreseen, on_disk)) };
     let table = table::render(output, &header, &rows.iter().map(line).collect::<Vec<_>>());
     match output {
         Output::Md => format!("{}, {} kernels\n\n{table}\n{}", machine.model, machine.isa, below(rows, machine)),
@@ -77,8 +79,8 @@ fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
     pairs.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }
 
-/// What people are shown of one row.
-fn cells(row: &Row, machine: &Machine<'_>) -> Vec<String> {
+/// What people are shown of one row; whether there are columns for what was foreseen, and for the disk.
+fn cells(row: &Row, machine: &Machine<'_>, (foreseen, on_disk): (bool, bool)) -> Vec<String> {
     let (_, ceiling) = machine.ceiling.best();
     let mut cells = vec![
         row.test.name(),
@@ -89,10 +91,14 @@ fn cells(row: &Row, machine: &Machine<'_>) -> Vec<String> {
         row.threads.to_string(),
         row.peak_rss_bytes.map_or("unknown".to_string(), bytes),
     ];
-    if let (Some(expected), Some(ratio)) = (row.expected(), row.ratio()) {
-        cells.extend([figure(expected), format!("{ratio:.2}")]);
+    let nothing = || "-".to_string();
+    if foreseen {
+        let cell = |value: Option<String>| value.unwrap_or_else(nothing);
+        cells.extend([cell(row.expected().map(figure)), cell(row.ratio().map(|ratio| format!("{ratio:.2}")))]);
     }
-    cells.extend(row.disk().map(disk_cells).into_iter().flatten());
+    if on_disk {
+        cells.extend(row.disk().map_or_else(|| std::array::from_fn(|_| nothing()), disk_cells));
+    }
     cells
 }
 
@@ -192,7 +198,17 @@ mod tests {
         let samples = vec![(30.0, 15e9), (31.0, 15.5e9), (29.0, 14.5e9)];
         let steps = disk.iter().map(|disk| Token::new(0.03, disk)).collect();
         let expected = vec![40.0, 31.0, 20.0];
-        let rows = [Row { test, samples, threads: 2, peak_rss_bytes: Some(123), disk, steps, expected }];
+        let row = Row { test, samples, threads: 2, peak_rss_bytes: Some(123), disk, steps, expected };
+        // Of several together nothing is foreseen, and of them no step is kept.
+        let together = Row {
+            test: Test { streams: 4, ..row.test },
+            samples: row.samples.clone(),
+            disk: vec![],
+            steps: vec![],
+            expected: vec![],
+            ..row
+        };
+        let rows = [row, together];
         let ceiling =
             ReadBandwidth { by_threads: vec![(1, 20e9), (2, 30e9)], buffer_bytes: 1 << 30, pages: Pages::Huge };
         render(
