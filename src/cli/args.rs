@@ -434,7 +434,7 @@ pub struct PlaceArgs {
     #[arg(long, value_name = "N", env = "THERMOCLINE_N_CPU_MOE", value_parser = length,
         allow_negative_numbers = true)]
     pub n_cpu_moe: Option<usize>,
-    /// [-ot] Where tensors lie whose names (as in GGUF files) a regular expression finds; DEV is CPU, CUDA0, METAL or DISK
+    /// [-ot] Where tensors lie whose names (as in GGUF files) a regular expression finds; DEV is CPU, CUDA0 or METAL
     #[arg(long, value_name = "REGEX=DEV", env = "THERMOCLINE_OVERRIDE_TENSOR", value_parser = crate::engine::Rule::parse,
         value_delimiter = ',', allow_hyphen_values = true)]
     pub override_tensor: Vec<crate::engine::Rule>,

@@ -50,7 +50,7 @@ impl Rule {
             "cpu" | "cuda_host" => Place::Processor,
             "cuda0" | "metal" | "metal0" | "gpu" | "gpu0" | "stand-in" => Place::Accelerator,
             "disk" => Place::Disk,
-            other => return Err(format!("there is no device {other:?} here: CPU, CUDA0, METAL or DISK are meant")),
+            other => return Err(format!("there is no device {other:?} here: CPU, CUDA0 or METAL is meant")),
         };
         Ok(Rule { pattern: Pattern::new(pattern).map_err(|e| e.to_string())?, place })
     }
