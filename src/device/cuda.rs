@@ -20,6 +20,7 @@ use kernels::cuda::{
     self, Argument, Asked, Attend, Cache, DownForm, ExpertShape, File, Inner, Launch, Rounded, Vectors,
 };
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The kernels as nvcc left them: one text for each file of `kernels/cuda`.
@@ -32,6 +33,8 @@ pub struct Own {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     loaded: Mutex<HashMap<String, CudaFunction>>,
+    /// What single vectors travel through, by their length: there, and back.
+    ways: [Mutex<HashMap<usize, PinnedHostSlice<f32>>>; 2],
 }
 
 /// A matrix as it lies in files or in memory, on the device.
@@ -62,7 +65,54 @@ impl Own {
     /// `None` for devices that are not NVIDIA's.
     pub fn of(device: &Device) -> Option<Own> {
         let Device::Cuda(device) = device else { return None };
-        Some(Own { device: device.clone(), stream: device.cuda_stream(), loaded: Mutex::default() })
+        let ways = [Mutex::default(), Mutex::default()];
+        Some(Own { device: device.clone(), stream: device.cuda_stream(), loaded: Mutex::default(), ways })
+    }
+
+    /// A vector of the host, on the device: its copy is begun, and whoever uses it there comes after. `None` for what is not
+    /// a single row of f32; such things travel as candle sends them.
+    pub fn bring(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        let Some(len) = single(x) else { return Ok(None) };
+        let mut ways = self.ways[0].lock().unwrap_or_else(PoisonError::into_inner);
+        let way = self.way(&mut ways, len)?;
+        let room = way.as_mut_slice().map_err(failed)?; // waits for the copy before
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { panic!("a tensor of the host") };
+        room.copy_from_slice(&storage.as_slice::<f32>()?[layout.start_offset()..][..len]);
+        let mut there = self.room(len)?;
+        self.stream.memcpy_htod(&*way, &mut there).map_err(failed)?;
+        let storage = CudaStorage::wrap_cuda_slice(there, self.device.clone());
+        Ok(Some(Tensor::from_storage(Storage::Cuda(storage), x.shape().clone(), BackpropOp::none(), false)))
+    }
+
+    /// A vector of the device, on the host, when all before it is done. `None` as for `bring`.
+    pub fn fetch(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        let Some(len) = single(x) else { return Ok(None) };
+        let mut ways = self.ways[1].lock().unwrap_or_else(PoisonError::into_inner);
+        let way = self.way(&mut ways, len)?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else { panic!("a tensor of another device") };
+        let numbers = storage.as_cuda_slice::<f32>()?.slice(layout.start_offset()..layout.start_offset() + len);
+        self.stream.memcpy_dtoh(&numbers, &mut *way).map_err(failed)?;
+        // The stream is waited for by looking again and again; the event that the memory has is waited for asleep.
+        self.stream.synchronize().map_err(failed)?;
+        Ok(Some(Tensor::from_slice(way.as_slice().map_err(failed)?, x.shape().clone(), &Device::Cpu)?))
+    }
+
+    /// Memory of so many numbers that the device reads and writes without the processor's help.
+    fn way<'w>(
+        &self,
+        ways: &'w mut HashMap<usize, PinnedHostSlice<f32>>,
+        len: usize,
+    ) -> Result<&'w mut PinnedHostSlice<f32>> {
+        Ok(match ways.entry(len) {
+            Entry::Occupied(way) => way.into_mut(),
+            // SAFETY: numbers of any bits are numbers, and it is written before it is read. Plain memory (no flags): it is
+            // read here too.
+            Entry::Vacant(none) => {
+                none.insert(unsafe { self.stream.context().alloc_pinned_with_flags(len, 0) }.map_err(failed)?)
+            }
+        })
     }
 
     /// Memory that holds nothing yet: whoever asks for it writes all of it before it is read.
@@ -71,7 +121,7 @@ impl Own {
         unsafe { self.stream.alloc(count.max(1)) }.map_err(failed)
     }
 
-    fn bring<T: DeviceRepr>(&self, values: &[T]) -> Result<CudaSlice<T>> {
+    fn send<T: DeviceRepr>(&self, values: &[T]) -> Result<CudaSlice<T>> {
         self.stream.clone_htod(values).map_err(failed)
     }
 
@@ -144,7 +194,7 @@ impl Own {
         if cuda::supported("a matrix", kind.format).is_err() {
             return Ok(None);
         }
-        Ok(Some(Matrix { bytes: self.bring(bytes)?, kind: *kind, layout }))
+        Ok(Some(Matrix { bytes: self.send(bytes)?, kind: *kind, layout }))
     }
 
     /// `x` `[t, width]` -> `[t, rows]`.
@@ -220,7 +270,7 @@ impl Own {
         drop(shapes);
 
         let lists = Lists::of(chosen, t);
-        let sent = self.bring(&lists.words)?;
+        let sent = self.send(&lists.words)?;
         let [slots_at, starts, tokens, of_token, pairs, weights] =
             lists.begin.map(|at| self.address(&sent) + 4 * at as u64);
         let asked = Asked { groups: chosen.len(), most: lists.most, slots: slots_at, starts, tokens };
@@ -306,6 +356,13 @@ impl Own {
         }
         Ok(())
     }
+}
+
+/// The length of what is one row of f32 without gaps. Of these there are few lengths in a model, so that memory for each can
+/// be kept.
+fn single(x: &Tensor) -> Option<usize> {
+    let one = x.dims().split_last().is_some_and(|(_, others)| others.iter().all(|n| *n == 1));
+    (one && x.dtype() == DType::F32 && x.is_contiguous() && x.elem_count() > 0).then(|| x.elem_count())
 }
 
 /// Tokens whose partial results are held at once.

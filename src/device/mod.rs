@@ -199,13 +199,19 @@ impl Accelerator {
     /// A tensor of the host, here.
     pub fn bring(&self, what: What, x: &Tensor) -> Result<Tensor> {
         self.crossings[what as usize].0.add(bytes(x));
-        self.across(x, &self.device)
+        match self.own.as_ref().map(|own| own.bring(x)).transpose()?.flatten() {
+            Some(there) => Ok(there),
+            None => self.across(x, &self.device),
+        }
     }
 
     /// A tensor of this device, on the host.
     pub fn fetch(&self, what: What, x: &Tensor) -> Result<Tensor> {
         self.crossings[what as usize].1.add(bytes(x));
-        self.across(x, &Device::Cpu)
+        match self.own.as_ref().map(|own| own.fetch(x)).transpose()?.flatten() {
+            Some(here) => Ok(here),
+            None => self.across(x, &Device::Cpu),
+        }
     }
 
     fn across(&self, x: &Tensor, to: &Device) -> Result<Tensor> {
