@@ -266,9 +266,11 @@ mod tests {
 
     #[test]
     fn markdown_lines_up() {
+        for text in [rendered(Output::Md), from_disk(Output::Md)] {
+            let widths: Vec<usize> = text.lines().filter(|l| l.starts_with('|')).map(str::len).collect();
+            assert!(widths.len() == 4 && widths.iter().all(|w| *w == widths[0]), "{text}");
+        }
         let text = rendered(Output::Md);
-        let widths: Vec<usize> = text.lines().filter(|l| l.starts_with('|')).map(str::len).collect();
-        assert!(widths.len() == 3 && widths.iter().all(|w| *w == widths[0]), "{text}");
         assert!(text.contains("50 %") && text.contains("ceiling: 30.0 GB/s") && text.contains("2 threads"), "{text}");
     }
 }
