@@ -11,7 +11,7 @@ pub enum Key {
     Single(f32),
     Bool(bool),
     Text(String),
-    Counts(Vec<u32>),
+    Kinds(Vec<i32>),
     Texts(Vec<String>),
 }
 
@@ -71,6 +71,7 @@ fn text(to: &mut Vec<u8>, text: &str) {
 fn write_key(to: &mut Vec<u8>, key: &Key) {
     // GGUF's numbers of types.
     const UINT32: u32 = 4;
+    const INT32: u32 = 5;
     const FLOAT32: u32 = 6;
     const BOOL: u32 = 7;
     const STRING: u32 = 8;
@@ -97,9 +98,9 @@ fn write_key(to: &mut Vec<u8>, key: &Key) {
             to.extend(STRING.to_le_bytes());
             text(to, string);
         }
-        Key::Counts(counts) => {
-            list(to, UINT32, counts.len());
-            counts.iter().for_each(|n| to.extend(n.to_le_bytes()));
+        Key::Kinds(kinds) => {
+            list(to, INT32, kinds.len());
+            kinds.iter().for_each(|n| to.extend(n.to_le_bytes()));
         }
         Key::Texts(texts) => {
             list(to, STRING, texts.len());

@@ -187,7 +187,7 @@ fn keys(s: &Shape) -> Vec<(String, Key)> {
     keys.extend([
         word("model", Key::Text("gpt2".into())),
         word("pre", Key::Text("qwen2".into())),
-        word("token_type", Key::Counts((0..s.vocab).map(kind).collect())),
+        word("token_type", Key::Kinds((0..s.vocab).map(kind).collect())),
         word("tokens", Key::Texts(tokens)),
         word("merges", Key::Texts(vec![])),
         word("bos_token_id", count(s.vocab - 3)),
