@@ -366,6 +366,8 @@ pub struct LogitsArgs {
     #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
     pub cores: CoreArgs,
 }
 
@@ -390,6 +392,8 @@ pub struct PerplexityArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
     #[command(flatten)]
     pub cores: CoreArgs,
 }

@@ -3,7 +3,7 @@
 use super::args::LogitsArgs;
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
-use super::{Done, terminal};
+use super::{Done, device, terminal};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -14,6 +14,7 @@ pub fn run(args: &LogitsArgs) -> Done {
     let tokens = read_tokens(&args.tokens)?;
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
+    options.wanted = Some(device::wanted(&args.place)?);
     options.context = Some(tokens.len());
     options.logits = args.last.unwrap_or(tokens.len());
     let Opened { engine, mut recording, .. } = open::open(&args.model, &args.load, &options, &interrupts)?;

@@ -6,7 +6,7 @@
 use super::args::PerplexityArgs;
 use super::interrupt::Interrupts;
 use super::open::{self, Opened};
-use super::{Done, run, terminal};
+use super::{Done, device, run, terminal};
 use crate::error::{Error, Result};
 
 pub fn run(args: &PerplexityArgs) -> Done {
@@ -16,6 +16,7 @@ pub fn run(args: &PerplexityArgs) -> Done {
     }
     let interrupts = Interrupts::watch()?;
     let mut options = open::options(&args.load, &args.cores);
+    options.wanted = Some(device::wanted(&args.place)?);
     options.context = Some(args.ctx_size);
     options.logits = args.ctx_size.div_ceil(2);
     let Opened { engine, name, recording: _recording } = open::open(&args.model, &args.load, &options, &interrupts)?;

@@ -9,7 +9,7 @@ use crate::checkpoint::{DownOrder, Form, Kind};
 use crate::error::{Error, Result};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig, PinnedHostSlice,
-    PushKernelArg,
+    PushKernelArg, sys,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
@@ -65,6 +65,9 @@ impl Own {
     /// `None` for devices that are not NVIDIA's.
     pub fn of(device: &Device) -> Option<Own> {
         let Device::Cuda(device) = device else { return None };
+        // SAFETY: one stream does everything here, in order, so nothing needs events to wait for another.
+        unsafe { device.disable_event_tracking() };
+        hoard(device);
         let ways = [Mutex::default(), Mutex::default()];
         Some(Own { device: device.clone(), stream: device.cuda_stream(), loaded: Mutex::default(), ways })
     }
@@ -355,6 +358,19 @@ impl Own {
             }
         }
         Ok(())
+    }
+}
+
+/// Memory that was given back stays with this program, for the next to ask for it: by default the driver hands it back to
+/// the system whenever the device is waited for, and takes it anew after. A driver without pools has nothing to set.
+fn hoard(device: &CudaDevice) {
+    let (mut pool, mut most) = (std::ptr::null_mut(), u64::MAX);
+    // SAFETY: the pool is written before it is used, and the attribute is a number of 64 bits.
+    unsafe {
+        if sys::cuDeviceGetDefaultMemPool(&mut pool, device.cuda_stream().context().cu_device()).result().is_ok() {
+            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            let _ = sys::cuMemPoolSetAttribute(pool, threshold, std::ptr::from_mut(&mut most).cast());
+        }
     }
 }
 
