@@ -10,6 +10,8 @@ constexpr u32 EXTRA = 2;
 constexpr int GROUP = 8;
 // The widest head there is room for.
 constexpr u32 HEAD = 256;
+// Numbers of keys and values that a thread asks for before it uses the first.
+constexpr u32 AHEAD = 64;
 
 // Turns the heads of `t` tokens in place: half-split pairs. cos and sin: [t][half]. A thread for each pair.
 extern "C" __global__ void rotate(float *heads, const float *cos, const float *sin, u32 t, u32 count, u32 half) {
@@ -99,12 +101,24 @@ DEVICE void attend(const float *queries, u64 first, u32 window, u32 oldest, u32 
     for (int n = 0; n < GROUP; n++) scores[n] = 0.0f;
     const bool seen = thread >= from && thread < to;
     if (seen) {
-#pragma unroll 8
-        for (u32 i = 0; i < width; i++) {
-            const float k = K::load(keys + key_byte<K>(slot + thread, i, width));
+        for (u32 first = 0; first < width; first += AHEAD) {
+            float k[AHEAD];
 #pragma unroll
-            for (u32 n = 0; n < GROUP; n++)
-                if (n < count) scores[n] = fmaf(q[n * width + i], k, scores[n]);
+            for (u32 a = 0; a < AHEAD; a++) // widths are whole sixteens
+                k[a] = first + a / 16 * 16 < width ? K::load(keys + key_byte<K>(slot + thread, first + a, width)) : 0.0f;
+#pragma unroll
+            for (u32 a = 0; a < AHEAD; a += 4) {
+                if (first + a / 16 * 16 >= width) break;
+#pragma unroll
+                for (u32 n = 0; n < GROUP; n++) {
+                    if (n >= count) break;
+                    const float4 asked = *reinterpret_cast<const float4 *>(q + n * width + first + a);
+                    scores[n] = fmaf(asked.x, k[a], scores[n]);
+                    scores[n] = fmaf(asked.y, k[a + 1], scores[n]);
+                    scores[n] = fmaf(asked.z, k[a + 2], scores[n]);
+                    scores[n] = fmaf(asked.w, k[a + 3], scores[n]);
+                }
+            }
         }
     }
     const float nothing = __uint_as_float(0xff800000u); // -infinity
@@ -143,12 +157,24 @@ DEVICE void attend(const float *queries, u64 first, u32 window, u32 oldest, u32 
         const u32 column = item % width, begin = item / width * each;
         float sums[GROUP];
         for (int n = 0; n < GROUP; n++) sums[n] = 0.0f;
-#pragma unroll 4
-        for (u32 p = from; p < to; p++) {
-            const float v = K::load(values + value_byte<K>(slot + p, column, width));
+        for (u32 first = from / AHEAD * AHEAD; first < to; first += AHEAD) {
+            float v[AHEAD];
 #pragma unroll
-            for (u32 n = 0; n < GROUP; n++)
-                if (n < each && begin + n < count) sums[n] = fmaf(weights[(begin + n) * BLOCK + p], v, sums[n]);
+            for (u32 a = 0; a < AHEAD; a++) {
+                const u32 p = first + a;
+                v[a] = p >= from && p < to ? K::load(values + value_byte<K>(slot + p, column, width)) : 0.0f;
+            }
+#pragma unroll
+            for (u32 a = 0; a < AHEAD; a += 4)
+#pragma unroll
+                for (u32 n = 0; n < GROUP; n++) {
+                    if (n >= each || begin + n >= count) break;
+                    const float4 share = *reinterpret_cast<const float4 *>(weights + (begin + n) * BLOCK + first + a);
+                    const float shares[4] = {share.x, share.y, share.z, share.w};
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++)
+                        if (first + a + i >= from && first + a + i < to) sums[n] = fmaf(shares[i], v[a + i], sums[n]);
+                }
         }
 #pragma unroll
         for (u32 n = 0; n < GROUP; n++)
@@ -168,6 +194,118 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
                     partial);
 }
 
+// A layer's cache, as the step of a single token finds it: nothing of it is an argument, so that one list of launches serves
+// every position and every sequence.
+struct Ring {
+    u8 *keys, *values;
+    u64 capacity, head_bytes;
+};
+#define ATTEND_AT(name, K)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(BLOCK)                                                                \
+        name(const float *queries, const u64 *position, u32 window, u32 heads, u32 kv_heads, u32 width, float scale,   \
+             const Ring *ring, float *partial) {                                                                       \
+        const u64 first = *position;                                                                                   \
+        const u32 oldest = window && first + 1 > window ? u32((first + 1 - window) / BLOCK) : 0;                       \
+        attend<K>(queries, first, window, oldest, heads, kv_heads, width, u32(ring->capacity), scale, ring->keys,      \
+                  ring->values, ring->head_bytes, partial);                                                            \
+    }
+ATTEND_AT(attend_at_f32, KeptF32)
+ATTEND_AT(attend_at_f16, KeptF16)
+
+// The largest router's logits of one token, in whole: which experts, where they lie and how much each counts, by expert
+// ascending. The rule is the host's (model/router.rs): the largest win, ties go to the lower index, gating sees the winners.
+struct Choice {
+    const float *logits;
+    u32 experts, active, softmax;
+    const u32 *table;      // [experts]: the slot of each
+    u32 *ids, *slots;      // [active]
+    float *shares;         // [active]
+};
+// Most experts of a layer, and most that are chosen.
+constexpr u32 EXPERTS = 1024, ACTIVE = 64;
+
+DEVICE int ordered(float x) { // numbers as integers that compare as they do
+    const int bits = int(__float_as_uint(x));
+    return bits ^ int(u32(bits >> 31) >> 1);
+}
+
+DEVICE void choose(const Choice &c) {
+    SHARED(int, keys, EXPERTS);
+    SHARED(u32, order, ACTIVE);
+    SHARED(float, gates, ACTIVE);
+    SHARED(u32, broken, 1);
+    if (threadIdx.x == 0) broken[0] = 0;
+    __syncthreads();
+    for (u32 e = threadIdx.x; e < c.experts; e += blockDim.x) {
+        const float logit = c.logits[e];
+        keys[e] = ordered(logit);
+        if ((__float_as_uint(logit) & 0x7fffffff) >= 0x7f800000) broken[0] = 1; // all who write it write this
+    }
+    __syncthreads();
+    for (u32 e = threadIdx.x; e < c.experts; e += blockDim.x) {
+        u32 rank = 0;
+        for (u32 f = 0; f < c.experts; f++) rank += keys[f] > keys[e] || (keys[f] == keys[e] && f < e);
+        if (rank < c.active) order[rank] = e;
+    }
+    __syncthreads();
+    if (threadIdx.x < c.active) {
+        const float logit = c.logits[order[threadIdx.x]], top = c.logits[order[0]];
+        const bool far = top < -60.0f;
+        gates[threadIdx.x] = c.softmax || far ? exp_host(logit - top) : 1.0f / (1.0f + exp_host(0.0f - logit));
+    }
+    __syncthreads();
+    if (threadIdx.x < c.active) {
+        float sum = gates[0];
+        for (u32 i = 1; i < c.active; i++) sum = sum + gates[i];
+        u32 place = 0;
+        for (u32 i = 0; i < c.active; i++) place += order[i] < order[threadIdx.x];
+        c.ids[place] = broken[0] ? 0xffffffffu : order[threadIdx.x];
+        c.slots[place] = c.table[order[threadIdx.x]];
+        c.shares[place] = gates[threadIdx.x] / sum;
+    }
+}
+
+// Between the projections of one token and its attention: block 0 chooses its experts; the others turn q in place, turn k and
+// keep it and v. 256 threads. cos and sin: [width / 2]; `turns` 0: nothing is turned.
+template <class K>
+DEVICE void turn(float *q, const float *k, const float *v, const u64 *position, const float *cos, const float *sin,
+                 u32 turns, u32 heads, u32 kv_heads, u32 width, const Ring *ring, const Choice &choice) {
+    if (blockIdx.x == 0) return choose(choice);
+    const u32 half = width / 2;
+    u32 i = (blockIdx.x - 1) * blockDim.x + threadIdx.x;
+    if (i < heads * half) {
+        if (!turns) return;
+        float *a = q + i / half * width + i % half, *b = a + half;
+        const float x = *a, y = *b, c = cos[i % half], s = sin[i % half];
+        *a = fmaf(x, c, 0.0f - y * s);
+        *b = fmaf(y, c, x * s);
+        return;
+    }
+    i -= heads * half;
+    if (i >= kv_heads * half) return;
+    const u32 head = i / half, j = i % half, slot = u32(*position % ring->capacity);
+    const float x = k[head * width + j], y = k[head * width + j + half];
+    const float c = turns ? cos[j] : 1.0f, s = turns ? sin[j] : 0.0f;
+    u8 *keys = ring->keys + head * ring->head_bytes, *values = ring->values + head * ring->head_bytes;
+    K::store(keys + key_byte<K>(slot, j, width), turns ? fmaf(x, c, 0.0f - y * s) : x);
+    K::store(keys + key_byte<K>(slot, j + half, width), turns ? fmaf(y, c, x * s) : y);
+    K::store(values + value_byte<K>(slot, j, width), v[head * width + j]);
+    K::store(values + value_byte<K>(slot, j + half, width), v[head * width + j + half]);
+}
+#define TURN(name, K)                                                                                                  \
+    extern "C" __global__ void name(float *q, const float *k, const float *v, const u64 *position, const float *cos,   \
+                                    const float *sin, u32 turns, u32 heads, u32 kv_heads, u32 width, const Ring *ring, \
+                                    const float *logits, u32 experts, u32 active, u32 softmax, const u32 *table,       \
+                                    u32 *ids, u32 *slots, float *shares) {                                             \
+        turn<K>(q, k, v, position, cos, sin, turns, heads, kv_heads, width, ring,                                      \
+                {logits, experts, active, softmax, table, ids, slots, shares});                                        \
+    }
+TURN(turn_f32, KeptF32)
+TURN(turn_f16, KeptF16)
+
+// Partial results that are asked for at once.
+constexpr u32 FOLDED = 8;
+
 // Folds the partial results of head blockIdx.x of token blockIdx.y: out[token][head][width], and the same rounded where
 // the width is a multiple of 32. A thread for each column, in whole warps.
 extern "C" __global__ void fold(const float *partial, u32 blocks, u32 heads, u32 width, float *out, signed char *codes,
@@ -177,20 +315,28 @@ extern "C" __global__ void fold(const float *partial, u32 blocks, u32 heads, u32
     for (u32 at = 0; at < width; at += blockDim.x) {
         const u32 column = at + threadIdx.x;
         float most = 0.0f, sum = 0.0f, a = 0.0f;
-        for (u32 b = 0; b < blocks; b++) {
-            const float *from = results + u64(b) * (width + EXTRA);
-            const float theirs = from[width + 1];
-            if (theirs == 0.0f) continue;
-            const float value = column < width ? from[column] : 0.0f;
-            if (sum == 0.0f) {
-                most = from[width], sum = theirs, a = value;
-                continue;
+        for (u32 first = 0; first < blocks; first += FOLDED) {
+            float tops[FOLDED], totals[FOLDED], values[FOLDED];
+#pragma unroll
+            for (u32 b = 0; b < FOLDED; b++) {
+                const float *from = results + u64(first + b < blocks ? first + b : blocks - 1) * (width + EXTRA);
+                tops[b] = from[width];
+                totals[b] = first + b < blocks ? from[width + 1] : 0.0f;
+                values[b] = column < width ? from[column] : 0.0f;
             }
-            const float next = most > from[width] ? most : from[width];
-            const float kept = exp2_host(most - next), taken = exp2_host(from[width] - next);
-            sum = fmaf(theirs, taken, sum * kept);
-            a = fmaf(value, taken, a * kept);
-            most = next;
+#pragma unroll
+            for (u32 b = 0; b < FOLDED; b++) {
+                if (totals[b] == 0.0f) continue;
+                if (sum == 0.0f) {
+                    most = tops[b], sum = totals[b], a = values[b];
+                    continue;
+                }
+                const float next = most > tops[b] ? most : tops[b];
+                const float kept = exp2_host(most - next), taken = exp2_host(tops[b] - next);
+                sum = fmaf(totals[b], taken, sum * kept);
+                a = fmaf(values[b], taken, a * kept);
+                most = next;
+            }
         }
         const float y = a * (sum == 0.0f ? 0.0f : 1.0f / sum);
         if (column < width) out[row * width + column] = y;

@@ -134,36 +134,51 @@ struct Vectors {
 
 // The dot products of R rows and T vectors by sixteen threads, summed in sixteen lanes. All lanes of the warp take part;
 // rows and vectors are given by number, so that those beyond the end may repeat one. Every lane gets every result.
-template <class F, bool IN_LANES, bool ALIGNED, int R, int T>
+// AHEAD blocks of each row are asked for before the first is used: one token alone waits for memory, not for arithmetic.
+template <class F, bool IN_LANES, bool ALIGNED, int R, int T, int AHEAD>
 DEVICE void dot(Matrix w, const u32 (&rows)[R], Vectors x, const u32 (&vectors)[T], float (&sums)[R][T]) {
     const u32 lane = threadIdx.x % LANES;
     for (int r = 0; r < R; r++)
         for (int t = 0; t < T; t++) sums[r][t] = 0.0f;
     if constexpr (F::FLOAT) {
         // A row counts as filled up with zeros to whole lanes.
-        for (u32 i = lane; i < (w.width + LANES - 1) / LANES * LANES; i += LANES) {
-            const bool inside = i < w.width;
-            float values[T];
-            for (int t = 0; t < T; t++) values[t] = inside ? x.plain[u64(vectors[t]) * w.width + i] : 0.0f;
+        constexpr int NUMBERS = R * T > 4 ? 1 : 16;
+        for (u32 first = 0; first < w.width; first += NUMBERS * LANES) {
+            float values[NUMBERS][T], weights[NUMBERS][R];
 #pragma unroll
-            for (int r = 0; r < R; r++) {
-                const float weight = inside ? F::weight(w.first + rows[r] * w.row_bytes + u64(i) * F::BYTES) : 0.0f;
-                for (int t = 0; t < T; t++) sums[r][t] = fmaf(weight, values[t], sums[r][t]);
+            for (int n = 0; n < NUMBERS; n++) {
+                const u32 i = first + n * LANES + lane;
+                for (int t = 0; t < T; t++) values[n][t] = i < w.width ? x.plain[u64(vectors[t]) * w.width + i] : 0.0f;
+                for (int r = 0; r < R; r++)
+                    weights[n][r] = i < w.width ? F::weight(w.first + rows[r] * w.row_bytes + u64(i) * F::BYTES) : 0.0f;
+            }
+#pragma unroll
+            for (int n = 0; n < NUMBERS; n++) {
+                if (first + n * LANES >= w.width) break;
+                for (int r = 0; r < R; r++)
+                    for (int t = 0; t < T; t++) sums[r][t] = fmaf(weights[n][r], values[n][t], sums[r][t]);
             }
         }
     } else {
         const u32 blocks = w.width / RUN;
-#pragma unroll 2
-        for (u32 b = lane; b < blocks; b += LANES) {
-            Block<F::PIECES> block[R];
+        for (u32 first = lane; first < blocks; first += AHEAD * LANES) {
+            Block<F::PIECES> block[AHEAD][R];
 #pragma unroll
-            for (int r = 0; r < R; r++)
-                block[r] = block_at<F, IN_LANES, ALIGNED>(w.first + rows[r] * w.row_bytes, b, blocks);
+            for (int a = 0; a < AHEAD; a++)
 #pragma unroll
-            for (int t = 0; t < T; t++) {
-                const Run run = run_at(x.rounded, u64(vectors[t]) * blocks + b);
+                for (int r = 0; r < R; r++)
+                    if (first + a * LANES < blocks)
+                        block[a][r] = block_at<F, IN_LANES, ALIGNED>(w.first + rows[r] * w.row_bytes, first + a * LANES, blocks);
 #pragma unroll
-                for (int r = 0; r < R; r++) sums[r][t] = add_run<F>(block[r], run, sums[r][t]);
+            for (int a = 0; a < AHEAD; a++) {
+                const u32 b = first + a * LANES;
+                if (b >= blocks) break;
+#pragma unroll
+                for (int t = 0; t < T; t++) {
+                    const Run run = run_at(x.rounded, u64(vectors[t]) * blocks + b);
+#pragma unroll
+                    for (int r = 0; r < R; r++) sums[r][t] = add_run<F>(block[a][r], run, sums[r][t]);
+                }
             }
         }
     }

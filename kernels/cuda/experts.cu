@@ -17,13 +17,13 @@ struct Slab {
     const u32 *tokens; // [pairs] the token of each pair
 };
 
-// Threads in a block of `fire`: sixteen rows at a time.
-constexpr int FIRE_THREADS = 256;
-
+// A block of 512 threads for one token, 256 for eight.
 // Neurons blockIdx.x * 32 .. + 32 of expert blockIdx.y, for its pairs in tiles of T. Writes h as it is, and rounded where
 // `down` wants it so.
 template <class F, bool IN_LANES, bool ALIGNED, int T>
 DEVICE void fire(Slab slab, u64 gate_at, u64 up_at, u32 neurons, u32 width, Vectors x, float *h, Rounded rounded) {
+    constexpr u32 ROWS = T == 1 ? 1 : 2, THREADS = 32 / ROWS * LANES;
+    constexpr int AHEAD = T == 1 ? 5 : 1; // rows of 2560: all of one at once
     SHARED(float, gates, T * 32);
     SHARED(float, ups, T * 32);
     SHARED(u32, firing, 32);
@@ -38,15 +38,15 @@ DEVICE void fire(Slab slab, u64 gate_at, u64 up_at, u32 neurons, u32 width, Vect
     for (int t = 0; t < T; t++) vectors[t] = slab.tokens[pair + t < end ? pair + t : end - 1];
 
     {
-        u32 rows[2];
-        for (u32 r = 0; r < 2; r++) rows[r] = first + (2 * sixteen + r < here ? 2 * sixteen + r : here - 1);
-        float sums[2][T];
-        dot<F, IN_LANES, ALIGNED, 2, T>(gate, rows, x, vectors, sums);
+        u32 rows[ROWS];
+        for (u32 r = 0; r < ROWS; r++) rows[r] = first + (ROWS * sixteen + r < here ? ROWS * sixteen + r : here - 1);
+        float sums[ROWS][T];
+        dot<F, IN_LANES, ALIGNED, ROWS, T, AHEAD>(gate, rows, x, vectors, sums);
         if (lane == 0)
-            for (int r = 0; r < 2; r++)
+            for (u32 r = 0; r < ROWS; r++)
                 for (int t = 0; t < T; t++) {
-                    gates[t * 32 + 2 * sixteen + r] = sums[r][t];
-                    ups[t * 32 + 2 * sixteen + r] = 0.0f;
+                    gates[t * 32 + ROWS * sixteen + r] = sums[r][t];
+                    ups[t * 32 + ROWS * sixteen + r] = 0.0f;
                 }
     }
     __syncthreads();
@@ -60,18 +60,18 @@ DEVICE void fire(Slab slab, u64 gate_at, u64 up_at, u32 neurons, u32 width, Vect
     }
     __syncthreads();
     const u32 fired = count[0];
-    for (u32 both = warp * 2; both < fired; both += FIRE_THREADS / LANES) {
+    for (u32 both = warp * 2; both < fired; both += THREADS / LANES) {
         const u32 mine = both + sixteen % 2;
         const u32 neuron = firing[mine < fired ? mine : fired - 1];
         const u32 rows[1] = {first + neuron};
         float sums[1][T];
-        dot<F, IN_LANES, ALIGNED, 1, T>(up, rows, x, vectors, sums);
+        dot<F, IN_LANES, ALIGNED, 1, T, AHEAD>(up, rows, x, vectors, sums);
         if (lane == 0 && mine < fired)
             for (int t = 0; t < T; t++) ups[t * 32 + neuron] = sums[0][t];
     }
     __syncthreads();
     // A warp for each token: a neuron for each lane.
-    for (u32 t = warp; t < T && pair + t < end; t += FIRE_THREADS / 32) {
+    for (u32 t = warp; t < T && pair + t < end; t += THREADS / 32) {
         const u32 neuron = threadIdx.x % 32;
         const float g = neuron < here ? gates[t * 32 + neuron] : 0.0f;
         const float y = g > 0.0f ? g * ups[t * 32 + neuron] : 0.0f;
@@ -81,7 +81,7 @@ DEVICE void fire(Slab slab, u64 gate_at, u64 up_at, u32 neurons, u32 width, Vect
 }
 
 #define FIRE(name, F, IN_LANES, T)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(FIRE_THREADS)                                                         \
+    extern "C" __global__ void __launch_bounds__(T == 1 ? 512 : 256)                                                   \
         name(const u8 *bytes, u64 slot_bytes, const u32 *slots, const u32 *starts, const u32 *tokens, u64 gate_at,     \
              u64 up_at, u32 neurons, u32 width, const float *x, signed char *codes, float *scales, int *wholes,        \
              float *h, signed char *h_codes, float *h_scales, int *h_wholes) {                                         \
@@ -190,6 +190,94 @@ DEVICE void down_tiles(Slab slab, u64 down_at, u32 neurons, u32 width, Rounded h
     }
 }
 
+// The same for one pair and up to 768 neurons at a time, everything asked for before anything is used.
+template <class F> DEVICE void down_tiles_one(Slab slab, u64 down_at, u32 neurons, u32 width, Rounded h, float *y) {
+    constexpr u32 OUTPUTS = 64 * F::PER_BYTE, SIXTEENS = 24, EACH = OUTPUTS / LANES;
+    SHARED(float, numbers, SIXTEENS * OUTPUTS);                     // sums of codes times codes, as they count
+    SHARED(float, factors, SIXTEENS * OUTPUTS);                     // of them
+    SHARED(float, minima, F::MINIMUM ? SIXTEENS * OUTPUTS : 1);     // and of the sum of h
+    SHARED(float, scales, SIXTEENS);
+    SHARED(float, wholes, SIXTEENS);
+    const u32 sixteen = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    const u32 blocks = neurons / RUN, bytes = width / F::PER_BYTE;
+    const u8 *tiles = slab.bytes + slab.slots[blockIdx.y] * slab.slot_bytes + down_at;
+    const u32 pair = slab.starts[blockIdx.y];
+    if (pair >= slab.starts[blockIdx.y + 1]) return;
+    const u32 first = blockIdx.x * OUTPUTS, here = width - first < OUTPUTS ? width - first : OUTPUTS;
+    const u32 parts = here / F::PER_BYTE / 16; // as in down_tiles
+    const u32 output = 4 * (lane % 4 * parts + lane / 4);
+    float sum = 0.0f;
+    for (u32 round = 0; round < blocks; round += SIXTEENS) {
+        const u32 block = round + sixteen;
+        const float scale = block < blocks ? h.scales[u64(pair) * blocks + block] : 0.0f;
+        const int whole = block < blocks ? h.wholes[u64(pair) * blocks + block] : 0;
+        if (lane == 0) scales[sixteen] = scale, wholes[sixteen] = float(whole);
+        if (scale != 0.0f) { // otherwise all are silent, and nothing of them is read
+            u32 rounded[8], word[8][4], factor[EACH / 2], minimum[EACH / 2];
+            const u64 at = (u64(pair) * blocks + block) * RUN;
+            const int4 *codes_of_h = reinterpret_cast<const int4 *>(h.codes + at);
+            const int4 a = codes_of_h[0], b = codes_of_h[1];
+            rounded[0] = a.x, rounded[1] = a.y, rounded[2] = a.z, rounded[3] = a.w;
+            rounded[4] = b.x, rounded[5] = b.y, rounded[6] = b.z, rounded[7] = b.w;
+            const u8 *codes = tiles + u64(block) * RUN * bytes + blockIdx.x * 64 + 4 * lane;
+            const bool mine = lane < 4 * parts;
+#pragma unroll
+            for (int n = 0; n < 32; n++)
+                word[n / 4][n % 4] = mine && (rounded[n / 4] >> 8 * (n % 4) & 255)
+                                         ? *reinterpret_cast<const u32 *>(codes + u64(n) * bytes) : 0;
+            const u8 *halves = tiles + u64(neurons) * bytes + (u64(block) * width + first + lane * EACH) * 2;
+            const bool within = lane * EACH < here;
+#pragma unroll
+            for (u32 e = 0; e < EACH / 2; e++) {
+                factor[e] = within ? *reinterpret_cast<const u32 *>(halves + 4 * e) : 0;
+                minimum[e] = F::MINIMUM && within
+                                 ? *reinterpret_cast<const u32 *>(halves + u64(blocks) * width * 2 + 4 * e) : 0;
+            }
+            int dots[4 * F::PER_BYTE];
+            for (int o = 0; o < 4 * F::PER_BYTE; o++) dots[o] = 0;
+#pragma unroll
+            for (int quad = 0; quad < 8; quad++) {
+                const u32 *w = word[quad];
+                const u32 a = __byte_perm(w[0], w[1], 0x5140), b = __byte_perm(w[2], w[3], 0x5140);
+                const u32 c = __byte_perm(w[0], w[1], 0x7362), d = __byte_perm(w[2], w[3], 0x7362);
+                const u32 turned[4] = {__byte_perm(a, b, 0x5410), __byte_perm(a, b, 0x7632),
+                                       __byte_perm(c, d, 0x5410), __byte_perm(c, d, 0x7632)};
+#pragma unroll
+                for (int o = 0; o < 4; o++) {
+                    if (F::PER_BYTE == 2) {
+                        dots[o] = __dp4a(int(turned[o] & 0x0f0f0f0fu), int(rounded[quad]), dots[o]);
+                        dots[4 * (F::PER_BYTE - 1) + o] =
+                            __dp4a(int(turned[o] >> 4 & 0x0f0f0f0fu), int(rounded[quad]), dots[4 * (F::PER_BYTE - 1) + o]);
+                    } else {
+                        dots[o] = __dp4a(int(turned[o]), int(rounded[quad]), dots[o]);
+                    }
+                }
+            }
+            if (mine)
+                for (int o = 0; o < 4 * F::PER_BYTE; o++)
+                    numbers[sixteen * OUTPUTS + output + o % 4 + o / 4 * 16 * parts] = float(dots[o] - F::OFFSET * whole);
+            if (within)
+                for (u32 e = 0; e < EACH; e++) {
+                    const u32 at = sixteen * OUTPUTS + lane * EACH + e;
+                    factors[at] = half_to_float(uint16_t(factor[e / 2] >> 16 * (e % 2))) * scale;
+                    if (F::MINIMUM) minima[at] = half_to_float(uint16_t(minimum[e / 2] >> 16 * (e % 2))) * scale;
+                }
+        }
+        __syncthreads();
+        if (threadIdx.x < here) {
+#pragma unroll 8
+            for (u32 i = 0; i < SIXTEENS; i++) {
+                const u32 at = i * OUTPUTS + threadIdx.x;
+                if (scales[i] == 0.0f) continue;
+                sum = fmaf(factors[at], numbers[at], sum);
+                if (F::MINIMUM) sum = fmaf(minima[at], wholes[i], sum);
+            }
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x < here) y[u64(pair) * width + first + threadIdx.x] = sum;
+}
+
 // `down` with one row of outputs for each neuron: a thread for each output, neurons ascending, h as it is.
 template <class F, bool IN_LANES> DEVICE float weight_at(const u8 *row, u32 column, u32 width) {
     if constexpr (F::FLOAT) {
@@ -246,7 +334,7 @@ DEVICE void down_outputs(Slab slab, u64 down_at, u32 neurons, u32 width, Vectors
 // 24: all 768 neurons of the models at hand in one round. Four pairs at a time fit into 48 KiB with half of that.
 #define DOWN_TILES(name, F)                                                                                            \
     DOWN(name##_1, __launch_bounds__(24 * LANES),                                                                      \
-         (down_tiles<F, 1, 24>(slab, down_at, neurons, width, vectors.rounded, y)))                                    \
+         (down_tiles_one<F>(slab, down_at, neurons, width, vectors.rounded, y)))                                       \
     DOWN(name##_4, __launch_bounds__(12 * LANES),                                                                      \
          (down_tiles<F, 4, 12>(slab, down_at, neurons, width, vectors.rounded, y)))
 DOWN_TILES(down_q4_0_tiles, Q4_0)
@@ -268,15 +356,28 @@ DOWN_OUTPUTS(down_f32_outputs, F32)
 DOWN_OUTPUTS(down_f16_outputs, F16)
 DOWN_OUTPUTS(down_bf16_outputs, BF16)
 
-// out[token][c] = sum of weight * y over the token's pairs, in their order, beginning at +0 or, with `add`, at what is
-// there. `of_token` [tokens + 1] says where in `pairs` a token's begin.
+// out[token][c] = sum of weight * y over the token's pairs, in their order, beginning at +0; with `add`, that is added to
+// what is there. `of_token` [tokens + 1] says where in `pairs` a token's begin.
 extern "C" __global__ void gather(const float *y, const u32 *of_token, const u32 *pairs, const float *weights, u32 width,
                                   float *out, u32 add) {
+    constexpr int AHEAD = 8;
     const u32 column = blockIdx.x * blockDim.x + threadIdx.x, token = blockIdx.y;
     if (column >= width) return;
+    const u32 end = of_token[token + 1];
     float *to = out + u64(token) * width + column;
-    float sum = add ? *to : 0.0f;
-    for (u32 i = of_token[token]; i < of_token[token + 1]; i++)
-        sum = fmaf(weights[pairs[i]], y[u64(pairs[i]) * width + column], sum);
-    *to = sum;
+    const float there = add ? *to : 0.0f;
+    float sum = 0.0f;
+    for (u32 first = of_token[token]; first < end; first += AHEAD) {
+        float weight[AHEAD], value[AHEAD];
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) {
+            const u32 pair = first + a < end ? pairs[first + a] : 0;
+            weight[a] = first + a < end ? weights[pair] : 0.0f;
+            value[a] = first + a < end ? y[u64(pair) * width + column] : 0.0f;
+        }
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++)
+            if (first + a < end) sum = fmaf(weight[a], value[a], sum);
+    }
+    *to = add ? there + sum : sum;
 }

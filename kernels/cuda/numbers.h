@@ -62,6 +62,23 @@ DEVICE float exp2_host(float x) {
     return x < -126.0f ? 0.0f : __uint_as_float(__float_as_uint(p) + (__float_as_uint(t) << 23));
 }
 
+// e^x, by the polynomial of the host: 0 below -87.3365, infinite above 88.72284.
+DEVICE float exp_host(float x) {
+    const float round = 12582912.0f;
+    const float t = fmaf(x, __uint_as_float(0x3fb8aa3b), round); // log2 e
+    const float n = t - round;
+    const float r = fmaf(n, -__uint_as_float(0xb102e308), fmaf(n, -__uint_as_float(0x3f317218), x)); // ln 2 in two parts
+    float p = __uint_as_float(0x3ab563a7);
+    p = fmaf(p, r, __uint_as_float(0x3c091ef0));
+    p = fmaf(p, r, __uint_as_float(0x3d2aac2c));
+    p = fmaf(p, r, __uint_as_float(0x3e2aaa46));
+    p = fmaf(p, r, __uint_as_float(0x3efffffe));
+    p = fmaf(fmaf(p, r, 1.0f), r, 1.0f);
+    if (x < -87.3365f) return 0.0f;
+    if (x < 88.72284f) return __uint_as_float(__float_as_uint(p) + (__float_as_uint(t) << 23));
+    return x + __uint_as_float(0x7f800000u);
+}
+
 // Rounded vectors: codes [t][width], and per 32 numbers a scale and the sum of the codes, [t][width / 32].
 struct Rounded {
     signed char *codes;

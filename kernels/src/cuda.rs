@@ -9,12 +9,17 @@
 
 mod attend;
 mod experts;
+mod step;
 
 pub use attend::{Attend, Cache, fold, rotate};
 pub use experts::{Asked, DownForm, ExpertShape, Inner, gather};
+pub use step::{Layer, Ring, Room, Step};
 
 use crate::format::RUN;
 use crate::{Format, Layout, ShapeError};
+
+/// Rows from which on a matrix fills a device with four of them in sixteen threads.
+const TALL: usize = 16384;
 
 /// What buffers must be aligned to.
 pub const ALIGNED: u64 = 16;
@@ -162,12 +167,17 @@ pub fn products(w: Matrix, x: Vectors, out: u64, add: bool) -> Result<Launch, Sh
     if w.width != x.width {
         return Err(ShapeError::new(format!("rows of {} weights times vectors of {}", w.width, x.width)));
     }
-    let tile = if x.t == 1 { 1 } else { 8 };
+    // For one vector: rows apart where they are few, four together where there are enough to fill a device all the same.
+    let (tile, form, rows) = match x.t {
+        1 if w.rows < TALL => (1, "1", 16),
+        1 => (1, "tall", 64),
+        _ => (8, "8", 32),
+    };
     let Rounded { codes, scales, wholes } = x.rounded;
     Ok(Launch {
-        kernel: format!("products_{}_{}_{tile}", word(w.format), layout_word(w.layout)),
+        kernel: format!("products_{}_{}_{form}", word(w.format), layout_word(w.layout)),
         file: File::Rows,
-        grid: [side(w.rows.div_ceil(32)), side(x.t.div_ceil(tile)), 1],
+        grid: [side(w.rows.div_ceil(rows)), side(x.t.div_ceil(tile)), 1],
         threads: 256,
         arguments: arguments![
             Address w.at, Word side(w.rows), Word side(w.width), Address x.plain, Address codes, Address scales,
@@ -184,7 +194,7 @@ pub fn rms_norm(x: u64, weight: u64, epsilon: f32, out: Vectors) -> Launch {
         kernel: "rms_norm".into(),
         file: File::Rows,
         grid: [side(out.t), 1, 1],
-        threads: 256,
+        threads: 512,
         arguments: arguments![
             Address x, Address weight, Word side(out.width), Float epsilon, Address out.plain, Address codes,
             Address scales, Address wholes,

@@ -2,6 +2,7 @@
 
 mod cases;
 mod emulated;
+mod step;
 
 use cases::{Kind, Matrix, Random, assert_same};
 use emulated::{Buffer, Machine, launch, machine, say};

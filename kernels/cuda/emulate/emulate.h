@@ -98,6 +98,9 @@ inline unsigned __float_as_uint(float x) {
 struct int4 {
     int x, y, z, w;
 };
+struct float4 {
+    float x, y, z, w;
+};
 
 // f16 to f32 and back (nearest, ties to even), from the definition of the format.
 inline float half_to_float(uint16_t half) {

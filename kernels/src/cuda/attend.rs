@@ -7,8 +7,8 @@ use crate::attend::{BLOCK, KvFormat, Span};
 /// Floats beside the weighted values in a partial result.
 const EXTRA: usize = 2;
 /// Query heads that go through the cache together, and the widest head: what the kernels have room for.
-const GROUP: usize = 8;
-const WIDEST: usize = 256;
+pub(super) const GROUP: usize = 8;
+pub(super) const WIDEST: usize = 256;
 
 /// The keys and values of one layer, for all kv heads: `kv_heads` rings of keys `head_bytes` apart, and as many of values.
 #[derive(Clone, Copy, Debug)]

@@ -133,7 +133,7 @@ impl ExpertShape {
             kernel: format!("fire_{}_{}_{tile}", word(self.format), layout_word(self.layout)),
             file: File::Experts,
             grid: [side(self.neurons.div_ceil(32)), side(asked.groups), side(asked.most.div_ceil(tile))],
-            threads: 256,
+            threads: if tile == 1 { 512 } else { 256 },
             arguments: arguments![
                 Address slab, Long self.slot_bytes as u64, Address asked.slots, Address asked.starts,
                 Address asked.tokens, Long self.gate_at as u64, Long self.up_at as u64, Word side(self.neurons),
@@ -168,7 +168,7 @@ impl ExpertShape {
     }
 }
 
-/// `out[token] = sum of weight * y` over the token's pairs in their order, or added to what is there. `of_token`
+/// `out[token] = sum of weight * y` over the token's pairs in their order, or that sum added to what is there. `of_token`
 /// `[tokens + 1]` says where in `pairs` a token's begin; `weights` are by pair.
 pub fn gather(
     y: u64,
