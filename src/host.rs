@@ -31,12 +31,14 @@ pub enum Share {
     /// Adding what a part gave to the residual stream.
     Residual,
     Head,
+    /// A whole token on an accelerator that has every part of the model.
+    Away,
     /// Choosing a token, and its text.
     Sample,
 }
 
 impl Share {
-    pub const ALL: [Share; 17] = {
+    pub const ALL: [Share; 18] = {
         use Share::*;
         [
             Embed,
@@ -55,6 +57,7 @@ impl Share {
             Gather,
             Residual,
             Head,
+            Away,
             Sample,
         ]
     };
@@ -77,6 +80,7 @@ impl Share {
             Share::Gather => "sum of experts",
             Share::Residual => "residual sums",
             Share::Head => "head",
+            Share::Away => "on the accelerator",
             Share::Sample => "sampling",
         }
     }

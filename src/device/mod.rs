@@ -8,7 +8,7 @@
 
 // Kernels of our own for a kind of device, or nothing in their place.
 #[cfg(feature = "cuda")]
-#[path = "cuda.rs"]
+#[path = "cuda/mod.rs"]
 mod own;
 #[cfg(not(feature = "cuda"))]
 #[path = "none.rs"]
@@ -19,11 +19,13 @@ mod speeds;
 #[cfg(test)]
 mod tests;
 mod weight;
+mod whole;
 
 pub use ring::Ring;
 pub use slab::{Chosen, Laid, Slab};
 pub use speeds::Speeds;
 pub use weight::Weight;
+pub use whole::{Gates, LayerParts, Parts, Spoken, Whole};
 
 use crate::config::placement::DeviceName;
 use crate::config::size::shown;
@@ -224,6 +226,11 @@ impl Accelerator {
     /// Counts what was brought by other means.
     fn brought(&self, what: What, bytes: u64) {
         self.crossings[what as usize].0.add(bytes);
+    }
+
+    /// Counts what was fetched by other means.
+    fn took(&self, what: What, bytes: u64) {
+        self.crossings[what as usize].1.add(bytes);
     }
 
     /// What crossed so far: to the device, and from it.

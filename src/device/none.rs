@@ -2,6 +2,7 @@
 //! can exist, so what is written for them is never run.
 
 use super::slab::{Chosen, Laid};
+use super::whole::{Parts, Spoken};
 use crate::checkpoint::Kind;
 use crate::error::Result;
 use candle_core::{Device, Tensor};
@@ -10,6 +11,7 @@ pub enum Own {}
 pub enum Matrix {}
 pub enum Slots {}
 pub enum Kept {}
+pub enum Whole {}
 
 impl Own {
     pub fn of(_: &Device) -> Option<Own> {
@@ -65,6 +67,14 @@ impl Own {
     }
 
     pub fn copy(&self, _: &mut Kept, _: &Kept, _: usize) -> Result<()> {
+        match *self {}
+    }
+
+    pub fn whole(&self, _: &Parts<'_>) -> Result<Option<Whole>> {
+        match *self {}
+    }
+
+    pub fn token(&self, _: &Whole, _: usize, _: &[&Kept], _: (&[f32], &[f32]), _: &[f32]) -> Result<Option<Spoken>> {
         match *self {}
     }
 }

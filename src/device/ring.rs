@@ -21,7 +21,7 @@ pub struct Ring {
     /// `[heads, capacity, head_width]`: keys, values.
     store: Option<([Tensor; 2], Hold)>,
     /// The same as kernels of our own keep it: in whole blocks of positions.
-    own: Option<(own::Kept, Hold)>,
+    pub(super) own: Option<(own::Kept, Hold)>,
 }
 
 impl Ring {
@@ -79,7 +79,7 @@ impl Ring {
     }
 
     /// Takes memory for kernels of our own, where there are any for such a cache; whether there are.
-    fn keeps(&mut self) -> Result<bool> {
+    pub(super) fn keeps(&mut self) -> Result<bool> {
         let Some(own) = self.accelerator.own.as_ref().filter(|_| self.types[0] == self.types[1]) else {
             return Ok(false);
         };

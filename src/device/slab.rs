@@ -46,7 +46,7 @@ pub struct Slab {
     accelerator: Arc<Accelerator>,
     slots: Vec<RwLock<Option<[Weight; 3]>>>,
     /// The same in one piece, where the device has kernels of ours.
-    own: Option<own::Slots>,
+    pub(super) own: Option<own::Slots>,
     slot_bytes: usize,
     _hold: Hold,
 }

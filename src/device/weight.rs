@@ -71,6 +71,15 @@ impl Weight {
         Ok(Weight { accelerator: accelerator.clone(), lies, rows, width, by_input, _hold: None })
     }
 
+    /// As it lies for kernels of our own, where it does.
+    #[cfg(feature = "cuda")]
+    pub(super) fn own(&self) -> Option<&own::Matrix> {
+        match &self.lies {
+            Lies::Own(matrix) => Some(matrix),
+            _ => None,
+        }
+    }
+
     /// Width of what comes out.
     pub fn outputs(&self) -> usize {
         if self.by_input { self.width } else { self.rows }

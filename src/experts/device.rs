@@ -73,6 +73,16 @@ impl OnDevice {
         (0..self.slots.len()).map(id).filter(|id| self.holds(*id))
     }
 
+    pub fn slab(&self) -> &Slab {
+        &self.slab
+    }
+
+    /// What the experts of a layer are, and the slot of each; `None` where one of them does not lie there.
+    pub fn layer(&self, layer: u16) -> Option<(Laid, Vec<u32>)> {
+        let slot = |index| self.slot(ExpertId { layer, index }).map(|slot| slot as u32);
+        Some((self.laid[layer as usize], (0..self.per_layer as u16).map(slot).collect::<Option<_>>()?))
+    }
+
     fn place(&self, id: ExpertId) -> &AtomicU32 {
         &self.slots[id.layer as usize * self.per_layer + id.index as usize]
     }

@@ -34,6 +34,11 @@ impl Turns {
         self.angles.len()
     }
 
+    /// Cosines and sines of a token of the step, each half a head.
+    pub fn at(&self, token: usize) -> (&[f32], &[f32]) {
+        self.angles.at(token)
+    }
+
     /// Cosines and sines on the accelerator, carried there when a layer first asks.
     pub fn there(&self, accelerator: &Accelerator) -> Result<&(Tensor, Tensor)> {
         if self.there.get().is_none() {

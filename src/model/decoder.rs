@@ -9,14 +9,15 @@ use super::head::Head;
 use super::kv::KvCache;
 use super::mixture;
 use super::vector::{Home, Vector};
+use super::whole::{self, whole};
 use crate::bridge::tensor;
 use crate::checkpoint::{Matrix, Part, Weights};
 use crate::config::Config;
 use crate::config::placement::OnDevice;
-use crate::device::{Accelerator, What};
+use crate::device::{Accelerator, What, Whole};
 use crate::error::{Error, Result};
 use crate::experts::trace::{self, Recorder, Visit};
-use crate::experts::{ExpertId, ExpertStore};
+use crate::experts::{self, ExpertId, ExpertStore};
 use crate::host::{Host, Share};
 use candle_core::Tensor;
 use std::ops::Range;
@@ -33,6 +34,8 @@ pub struct Model {
     rotation: Rotation,
     trace: Option<Recorder>,
     accelerator: Option<Arc<Accelerator>>,
+    /// Where all of the model lies there, what computes a token at a time: made of the parts above.
+    whole: Option<Whole>,
 }
 
 /// One sequence's part of a step: `tokens` to append to `kv`, and those whose logits are wanted.
@@ -54,11 +57,15 @@ impl Model {
     ) -> Result<Model> {
         let home = |part| away.filter(|(device, _)| device.holds(part)).map(|(_, accelerator)| accelerator);
         let block = |layer: u16| Block::new(config, weights, layer, home(Part::Router(layer)));
+        let blocks: Vec<Block> = (0..config.layers.len() as u16).map(block).collect::<Result<_>>()?;
+        let head = Head::new(config, weights, home(Part::Head))?;
+        let whole = away.map(|(_, accelerator)| whole(config, accelerator, (&blocks, &experts, &head))).transpose()?;
         Ok(Model {
             embedding: weights.matrix(Part::Embedding),
-            blocks: (0..config.layers.len() as u16).map(block).collect::<Result<_>>()?,
+            whole: whole.flatten(),
+            blocks,
             experts,
-            head: Head::new(config, weights, home(Part::Head))?,
+            head,
             rotation: Rotation::new(config),
             trace: None,
             accelerator: away.map(|(_, accelerator)| accelerator.clone()),
@@ -101,6 +108,11 @@ impl Model {
         let turns: Vec<Turns> = steps.iter().map(|step| self.rotation.at(step.kv.len(), step.tokens.len())).collect();
         let experts = self.experts.step(tokens.len(), interrupt);
         steps.iter_mut().for_each(|step| step.kv.begin(step.tokens.len()));
+        if let (Some(whole), None) = (&self.whole, &self.trace)
+            && let Some(logits) = self.at_once(whole, steps, &turns, &experts)?
+        {
+            return Ok(logits);
+        }
         // [t, width], sequence after sequence, and where the layer lies
         let mut x = Vector::new(None, What::Hidden, host.timed(Share::Embed, || self.embed(&tokens))?);
         let mut record = self.trace.as_ref().map(|_| trace::Step::new(tokens.len()));
@@ -134,6 +146,33 @@ impl Model {
         }
         let Some(wanted) = self.wanted(steps, x.tensor())? else { return Ok(Vec::new()) };
         self.head.forward(host, Vector::new(x.home(), What::Hidden, wanted), self.accelerator())
+    }
+
+    /// A token of each sequence, one after the other, all of it on the accelerator. `None`, and nothing is done, where a step
+    /// has more tokens, and where caches are none for that.
+    fn at_once(
+        &self,
+        whole: &Whole,
+        steps: &mut [Step<'_>],
+        turns: &[Turns],
+        experts: &experts::Step<'_>,
+    ) -> Result<Option<Vec<f32>>> {
+        if steps.iter().any(|step| step.tokens.len() != 1) {
+            return Ok(None);
+        }
+        let (host, mut logits) = (&*self.host, Vec::new());
+        for (step, turns) in steps.iter_mut().zip(turns) {
+            let Some(rings) = step.kv.there() else { return Ok(None) };
+            let x = host.timed(Share::Embed, || self.embed(step.tokens))?.flatten_all()?.to_vec1()?;
+            let spoken = host.timed(Share::Away, || whole.token(turns.first, rings, turns.at(0), &x))?;
+            let Some(spoken) = spoken else { return Ok(None) };
+            host.timed(Share::Regroup, || whole::count(experts, &spoken))?;
+            if !step.want.is_empty() {
+                logits.extend(spoken.logits);
+            }
+        }
+        steps.iter_mut().for_each(|step| step.kv.grow(1));
+        Ok(Some(logits))
     }
 
     /// The rows of `x` whose logits are wanted; `None` when there are none.

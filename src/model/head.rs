@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::device::{Weight, What};
 use crate::error::Result;
 use crate::host::{Host, Share};
+use candle_core::Tensor;
 
 pub struct Head {
     norm: Norm,
@@ -27,6 +28,14 @@ impl Head {
             Some(accelerator) => Lies::There(there::weight(accelerator, weights, Part::Head)?),
         };
         Ok(Head { norm: Norm::new(weights, Part::OutputNorm, config.norm_epsilon, home)?, weight })
+    }
+
+    /// Its norm's weight and its own, where they lie on an accelerator.
+    pub fn there(&self) -> Option<(&Tensor, &Weight)> {
+        match &self.weight {
+            Lies::Here(_) => None,
+            Lies::There(weight) => Some((self.norm.there()?, weight)),
+        }
     }
 
     /// Bytes a second at which it is read just now; `None` on an accelerator.

@@ -168,6 +168,15 @@ impl KvCache {
         &mut self.layers[layer]
     }
 
+    /// All layers' rings, where every one of them lies on an accelerator.
+    pub fn there(&mut self) -> Option<Vec<&mut device::Ring>> {
+        let rings = self.layers.iter_mut().map(|layer| match layer {
+            LayerKv::There(ring) => Some(ring),
+            _ => None,
+        });
+        rings.collect()
+    }
+
     /// Says that layers begin to write `count` positions more. Should the step fail midway, what they overwrote counts as
     /// gone.
     pub fn begin(&mut self, count: usize) {

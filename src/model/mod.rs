@@ -17,6 +17,7 @@ mod router;
 mod step;
 mod there;
 mod vector;
+mod whole;
 
 pub use decoder::{Model, Step};
 pub use kv::{KvCache, KvShape};

@@ -32,6 +32,14 @@ impl Norm {
         Ok(Norm::Here(Weight { weight: values, epsilon }))
     }
 
+    /// Its weight, where that lies on an accelerator.
+    pub fn there(&self) -> Option<&Tensor> {
+        match self {
+            Norm::Here(_) => None,
+            Norm::There(norm) => Some(norm.weight()),
+        }
+    }
+
     /// `x` `[t, width]`, each row on its own. `x` lies where the norm does.
     pub fn forward<'a>(&self, host: &Host, x: &Vector<'a>) -> Result<Vector<'a>> {
         let normed = match self {

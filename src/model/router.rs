@@ -35,6 +35,14 @@ impl Router {
         Ok(Router { layer, weight, experts: config.experts, active: config.active, gating: config.gating })
     }
 
+    /// Its matrix, where that lies on an accelerator.
+    pub fn there(&self) -> Option<&Weight> {
+        match &self.weight {
+            Lies::Here(_) => None,
+            Lies::There(_, weight) => Some(weight),
+        }
+    }
+
     /// `[t, experts]`, on the host.
     fn logits(&self, host: &Host, x: &Vector<'_>) -> Result<Vec<f32>> {
         match &self.weight {
@@ -52,10 +60,7 @@ impl Router {
         let mut choice = Choice { layer: self.layer, active: self.active, experts: Vec::new(), weights: Vec::new() };
         for (token, logits) in logits.chunks_exact(self.experts).enumerate() {
             if logits.iter().any(|l| !l.is_finite()) {
-                return Err(Error::Runtime(format!(
-                    "layer {}: a router logit of token {token} of this step is not finite; the weights may be damaged (--check looks for that)",
-                    self.layer
-                )));
+                return Err(not_finite(self.layer, token));
             }
             self.one(logits, &mut choice);
         }
@@ -100,6 +105,12 @@ impl Router {
         choice.experts.extend(&order);
         choice.weights.extend(gates.iter().map(|g| g / sum));
     }
+}
+
+pub fn not_finite(layer: u16, token: usize) -> Error {
+    Error::Runtime(format!(
+        "layer {layer}: a router logit of token {token} of this step is not finite; the weights may be damaged (--check looks for that)"
+    ))
 }
 
 /// Indices of `logits`, largest first, the lower of equals first.

@@ -64,6 +64,13 @@ impl Attention {
     }
 }
 
+impl Attention {
+    /// Queries, keys, values and what comes after.
+    pub fn weights(&self) -> [&Weight; 4] {
+        [&self.query, &self.key, &self.value, &self.out]
+    }
+}
+
 /// RMSNorm there.
 pub struct Norm {
     accelerator: Arc<Accelerator>,
@@ -80,6 +87,10 @@ impl Norm {
         let width = values.len();
         let weight = accelerator.bring(What::Weights, &Tensor::from_vec(values, width, &candle_core::Device::Cpu)?)?;
         Ok(Norm { accelerator: accelerator.clone(), weight, epsilon, _hold: hold })
+    }
+
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {

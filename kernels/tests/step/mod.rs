@@ -1,6 +1,7 @@
 //! A token through a whole model on the device, token after token, against the host's verbs put together as the forward pass
 //! has them.
 
+use super::Weights;
 use super::cases::{Kind, Matrix, Random, assert_same, dots};
 use super::emulated::{Buffer, launch, machine};
 use super::kernels::attend::{Buffer as Kept, KvFormat, KvHead, Queries, Ring as Lies, Scratch, Span, attend};
@@ -8,7 +9,6 @@ use super::kernels::cuda::{self, DownForm, ExpertShape, Layer, Ring, Room, Step}
 use super::kernels::norm::{axpy, exp, rms_norm, sigmoid};
 use super::kernels::rope::{Rope, rotate};
 use super::kernels::{Activations, Format, Isa, Layout, Order, Pick};
-use super::Weights;
 
 const WIDTH: usize = 96;
 const HEADS: usize = 6;

@@ -23,6 +23,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
+mod whole;
+
+pub use whole::Whole;
+
 /// The kernels as nvcc left them: one text for each file of `kernels/cuda`.
 mod ptx {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
@@ -46,6 +50,7 @@ pub struct Matrix {
 
 /// Equal slots in one piece of memory.
 pub struct Slots {
+    /// Stays where it is.
     bytes: Mutex<CudaSlice<u8>>,
     slot_bytes: usize,
     /// What lies in each slot.
@@ -200,15 +205,19 @@ impl Own {
         Ok(Some(Matrix { bytes: self.send(bytes)?, kind: *kind, layout }))
     }
 
+    /// The matrix as launches name it.
+    fn lies(&self, w: &Matrix) -> cuda::Matrix {
+        let Kind { format, rows, width, .. } = w.kind;
+        cuda::Matrix { format, layout: w.layout, at: self.address(&w.bytes), rows, width }
+    }
+
     /// `x` `[t, width]` -> `[t, rows]`.
     pub fn product(&self, w: &Matrix, x: &Tensor) -> Result<Tensor> {
         let x = x.contiguous()?.to_dtype(DType::F32)?;
         let (x, _room) = self.vectors(&x, !w.kind.format.is_float())?;
-        let Kind { format, rows, width, .. } = w.kind;
-        let matrix = cuda::Matrix { format, layout: w.layout, at: self.address(&w.bytes), rows, width };
-        let out = self.room(x.t * rows)?;
-        self.launch(&cuda::products(matrix, x, self.address(&out), false).map_err(shape)?)?;
-        Ok(self.tensor(out, (x.t, rows)))
+        let out = self.room(x.t * w.kind.rows)?;
+        self.launch(&cuda::products(self.lies(w), x, self.address(&out), false).map_err(shape)?)?;
+        Ok(self.tensor(out, (x.t, w.kind.rows)))
     }
 
     /// RMSNorm of each row of `x` `[t, width]`.
