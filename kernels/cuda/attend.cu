@@ -2,16 +2,16 @@
 // block of threads for each kv head and 256 positions, and a second launch that folds the partial results in order.
 #include "numbers.h"
 
-// Positions of one partial result, and slots in a tile of keys.
-constexpr u32 BLOCK = 256, TILE = 16;
+// Positions of one partial result, slots in a tile of keys, and threads for a block.
+constexpr u32 BLOCK = 256, TILE = 16, THREADS = 512;
 // Floats beside the weighted values in a partial result: the largest score and the sum of weights.
 constexpr u32 EXTRA = 2;
 // Query heads that share a kv head and go through the cache together.
 constexpr int GROUP = 8;
 // The widest head there is room for.
 constexpr u32 HEAD = 256;
-// Numbers of keys and values that a thread asks for before it uses the first.
-constexpr u32 AHEAD = 64;
+// Numbers of keys, and of values, that a thread asks for before it uses the first.
+constexpr u32 AHEAD = 48, VALUES_AHEAD = 64;
 
 // Turns the heads of `t` tokens in place: half-split pairs. cos and sin: [t][half]. A thread for each pair.
 extern "C" __global__ void rotate(float *heads, const float *cos, const float *sin, u32 t, u32 count, u32 half) {
@@ -69,8 +69,8 @@ DEVICE u32 within(u64 position, u64 start) {
 }
 
 // Partial results of GROUP query heads (from `blockIdx.y` % panels * GROUP on) of kv head blockIdx.y / panels over block
-// oldest + blockIdx.x, for token blockIdx.z: partial[token][head][block][width + 2]. 256 threads, a position each, then a
-// column each. What is computed, and in which order: docs/KERNELS.md, "Attention and norms".
+// oldest + blockIdx.x, for token blockIdx.z: partial[token][head][block][width + 2]. 512 threads: a position and half of
+// the heads each, then a column and some of the heads each. What is computed, and in which order: docs/KERNELS.md, "Attention and norms".
 template <class K>
 DEVICE void attend(const float *queries, u64 first, u32 window, u32 oldest, u32 heads, u32 kv_heads, u32 width,
                    u32 capacity, float scale, const u8 *keys, const u8 *values, u64 head_bytes, float *partial) {
@@ -83,36 +83,41 @@ DEVICE void attend(const float *queries, u64 first, u32 window, u32 oldest, u32 
     const u64 start = u64(oldest + blockIdx.x) * BLOCK, end = first + blockIdx.z + 1;
     const u32 from = within(window && end > window ? end - window : 0, start), to = within(end, start);
     const u32 head = kv * group + query, thread = threadIdx.x;
+    // This thread's position, and its heads.
+    const u32 place = thread % BLOCK, half = (count + 1) / 2, own = thread / BLOCK * half;
+    const u32 mine = own < count ? count - own < half ? count - own : half : 0;
     partial += ((u64(blockIdx.z) * heads + head) * gridDim.x + blockIdx.x) * (width + EXTRA);
     const u64 stride = u64(gridDim.x) * (width + EXTRA); // from a head to the next
     if (from >= to) {
         // Nothing seen: a sum of weights of zero says so.
-        for (u32 i = thread; i < count; i += BLOCK) partial[i * stride + width + 1] = 0.0f;
+        for (u32 i = thread; i < count; i += THREADS) partial[i * stride + width + 1] = 0.0f;
         return;
     }
     queries += (u64(blockIdx.z) * heads + head) * width;
-    for (u32 i = thread; i < count * width; i += BLOCK) q[i] = queries[i] * scale;
+    for (u32 i = thread; i < count * width; i += THREADS) q[i] = queries[i] * scale;
     keys += kv * head_bytes;
     values += kv * head_bytes;
     const u32 slot = u32(start % capacity);
     __syncthreads();
 
-    float scores[GROUP];
-    for (int n = 0; n < GROUP; n++) scores[n] = 0.0f;
-    const bool seen = thread >= from && thread < to;
+    constexpr u32 HALF = GROUP / 2;
+    float scores[HALF];
+    for (u32 n = 0; n < HALF; n++) scores[n] = 0.0f;
+    const bool seen = place >= from && place < to;
     if (seen) {
         for (u32 first = 0; first < width; first += AHEAD) {
             float k[AHEAD];
+            const u8 *from_here = keys + key_byte<K>(slot + place, first, width);
 #pragma unroll
             for (u32 a = 0; a < AHEAD; a++) // widths are whole sixteens
-                k[a] = first + a / 16 * 16 < width ? K::load(keys + key_byte<K>(slot + thread, first + a, width)) : 0.0f;
+                k[a] = first + a / 16 * 16 < width ? K::load(from_here + a * TILE * K::BYTES) : 0.0f;
 #pragma unroll
             for (u32 a = 0; a < AHEAD; a += 4) {
                 if (first + a / 16 * 16 >= width) break;
 #pragma unroll
-                for (u32 n = 0; n < GROUP; n++) {
-                    if (n >= count) break;
-                    const float4 asked = *reinterpret_cast<const float4 *>(q + n * width + first + a);
+                for (u32 n = 0; n < HALF; n++) {
+                    if (n >= mine) break;
+                    const float4 asked = *reinterpret_cast<const float4 *>(q + (own + n) * width + first + a);
                     scores[n] = fmaf(asked.x, k[a], scores[n]);
                     scores[n] = fmaf(asked.y, k[a + 1], scores[n]);
                     scores[n] = fmaf(asked.z, k[a + 2], scores[n]);
@@ -123,28 +128,28 @@ DEVICE void attend(const float *queries, u64 first, u32 window, u32 oldest, u32 
     }
     const float nothing = __uint_as_float(0xff800000u); // -infinity
 #pragma unroll
-    for (u32 n = 0; n < GROUP; n++) {
-        if (n >= count) break;
+    for (u32 n = 0; n < HALF; n++) {
+        if (n >= mine) break;
         float most = seen ? scores[n] : nothing;
         for (int bit = 16; bit > 0; bit /= 2) {
             const float other = __shfl_xor_sync(WARP, most, bit);
             most = other > most ? other : most;
         }
-        if (thread % 32 == 0) largest[n * (BLOCK / 32) + thread / 32] = most;
+        if (place % 32 == 0) largest[(own + n) * (BLOCK / 32) + place / 32] = most;
     }
     __syncthreads();
 #pragma unroll
-    for (u32 n = 0; n < GROUP; n++) {
-        if (n >= count) break;
-        float most = largest[n * (BLOCK / 32)];
-        for (u32 w = 1; w < BLOCK / 32; w++)
-            most = largest[n * (BLOCK / 32) + w] > most ? largest[n * (BLOCK / 32) + w] : most;
-        weights[n * BLOCK + thread] = seen ? exp2_host(scores[n] - most) : 0.0f;
-        if (thread == 0) partial[n * stride + width] = most;
+    for (u32 n = 0; n < HALF; n++) {
+        if (n >= mine) break;
+        const float *of = largest + (own + n) * (BLOCK / 32);
+        float most = of[0];
+        for (u32 w = 1; w < BLOCK / 32; w++) most = of[w] > most ? of[w] : most;
+        weights[(own + n) * BLOCK + place] = seen ? exp2_host(scores[n] - most) : 0.0f;
+        if (place == 0) partial[(own + n) * stride + width] = most;
     }
     __syncthreads();
     // Sums of weights: sixteen lanes for each query, one query after the other for each sixteen threads.
-    for (u32 both = thread / 32 * 2; both < count; both += BLOCK / LANES) {
+    for (u32 both = thread / 32 * 2; both < count; both += THREADS / LANES) {
         const u32 n = both + thread / LANES % 2;
         float sum = 0.0f;
         for (u32 p = thread % LANES; p < BLOCK; p += LANES) sum = sum + weights[(n < count ? n : both) * BLOCK + p];
@@ -152,22 +157,23 @@ DEVICE void attend(const float *queries, u64 first, u32 window, u32 oldest, u32 
         if (thread % LANES == 0 && n < count) partial[n * stride + width + 1] = sum;
     }
     // Weighted values: a thread for each column and each half of the queries, or as the width has it.
-    const u32 parts = BLOCK / width ? BLOCK / width : 1, each = (count + parts - 1) / parts;
-    for (u32 item = thread; item < parts * width; item += BLOCK) {
+    const u32 parts = THREADS / width, each = (count + parts - 1) / parts;
+    for (u32 item = thread; item < parts * width; item += THREADS) {
         const u32 column = item % width, begin = item / width * each;
-        float sums[GROUP];
-        for (int n = 0; n < GROUP; n++) sums[n] = 0.0f;
-        for (u32 first = from / AHEAD * AHEAD; first < to; first += AHEAD) {
-            float v[AHEAD];
+        float sums[HALF]; // heads are at most 256 wide, so each thread has at most half of them
+        for (u32 n = 0; n < HALF; n++) sums[n] = 0.0f;
+        for (u32 first = from / VALUES_AHEAD * VALUES_AHEAD; first < to; first += VALUES_AHEAD) {
+            float v[VALUES_AHEAD];
+            const u8 *from_here = values + value_byte<K>(slot + first, column, width);
 #pragma unroll
-            for (u32 a = 0; a < AHEAD; a++) {
+            for (u32 a = 0; a < VALUES_AHEAD; a++) {
                 const u32 p = first + a;
-                v[a] = p >= from && p < to ? K::load(values + value_byte<K>(slot + p, column, width)) : 0.0f;
+                v[a] = p >= from && p < to ? K::load(from_here + a * width * K::BYTES) : 0.0f;
             }
 #pragma unroll
-            for (u32 a = 0; a < AHEAD; a += 4)
+            for (u32 a = 0; a < VALUES_AHEAD; a += 4)
 #pragma unroll
-                for (u32 n = 0; n < GROUP; n++) {
+                for (u32 n = 0; n < HALF; n++) {
                     if (n >= each || begin + n >= count) break;
                     const float4 share = *reinterpret_cast<const float4 *>(weights + (begin + n) * BLOCK + first + a);
                     const float shares[4] = {share.x, share.y, share.z, share.w};
@@ -177,17 +183,17 @@ DEVICE void attend(const float *queries, u64 first, u32 window, u32 oldest, u32 
                 }
         }
 #pragma unroll
-        for (u32 n = 0; n < GROUP; n++)
+        for (u32 n = 0; n < HALF; n++)
             if (n < each && begin + n < count) partial[(begin + n) * stride + column] = sums[n];
     }
 }
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(THREADS)
     attend_f32(const float *queries, u64 first, u32 window, u32 oldest, u32 heads, u32 kv_heads, u32 width, u32 capacity,
                float scale, const u8 *keys, const u8 *values, u64 head_bytes, float *partial) {
     attend<KeptF32>(queries, first, window, oldest, heads, kv_heads, width, capacity, scale, keys, values, head_bytes,
                     partial);
 }
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(THREADS)
     attend_f16(const float *queries, u64 first, u32 window, u32 oldest, u32 heads, u32 kv_heads, u32 width, u32 capacity,
                float scale, const u8 *keys, const u8 *values, u64 head_bytes, float *partial) {
     attend<KeptF16>(queries, first, window, oldest, heads, kv_heads, width, capacity, scale, keys, values, head_bytes,
@@ -201,7 +207,7 @@ struct Ring {
     u64 capacity, head_bytes;
 };
 #define ATTEND_AT(name, K)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(BLOCK)                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                                \
         name(const float *queries, const u64 *position, u32 window, u32 heads, u32 kv_heads, u32 width, float scale,   \
              const Ring *ring, float *partial) {                                                                       \
         const u64 first = *position;                                                                                   \
@@ -229,8 +235,11 @@ DEVICE int ordered(float x) { // numbers as integers that compare as they do
     return bits ^ int(u32(bits >> 31) >> 1);
 }
 
+DEVICE float unordered(int key) { return __uint_as_float(u32(key ^ int(u32(key >> 31) >> 1))); }
+
 DEVICE void choose(const Choice &c) {
     SHARED(int, keys, EXPERTS);
+    SHARED(u32, lies, EXPERTS);
     SHARED(u32, order, ACTIVE);
     SHARED(float, gates, ACTIVE);
     SHARED(u32, broken, 1);
@@ -239,6 +248,7 @@ DEVICE void choose(const Choice &c) {
     for (u32 e = threadIdx.x; e < c.experts; e += blockDim.x) {
         const float logit = c.logits[e];
         keys[e] = ordered(logit);
+        lies[e] = c.table[e];
         if ((__float_as_uint(logit) & 0x7fffffff) >= 0x7f800000) broken[0] = 1; // all who write it write this
     }
     __syncthreads();
@@ -249,7 +259,7 @@ DEVICE void choose(const Choice &c) {
     }
     __syncthreads();
     if (threadIdx.x < c.active) {
-        const float logit = c.logits[order[threadIdx.x]], top = c.logits[order[0]];
+        const float logit = unordered(keys[order[threadIdx.x]]), top = unordered(keys[order[0]]);
         const bool far = top < -60.0f;
         gates[threadIdx.x] = c.softmax || far ? exp_host(logit - top) : 1.0f / (1.0f + exp_host(0.0f - logit));
     }
@@ -260,7 +270,7 @@ DEVICE void choose(const Choice &c) {
         u32 place = 0;
         for (u32 i = 0; i < c.active; i++) place += order[i] < order[threadIdx.x];
         c.ids[place] = broken[0] ? 0xffffffffu : order[threadIdx.x];
-        c.slots[place] = c.table[order[threadIdx.x]];
+        c.slots[place] = lies[order[threadIdx.x]];
         c.shares[place] = gates[threadIdx.x] / sum;
     }
 }

@@ -132,17 +132,44 @@ struct Vectors {
     Rounded rounded;
 };
 
+// A rounded vector in shared memory, for a block whose rows all read it.
+constexpr u32 NEAR_WIDTH = 4096, NEAR_BYTES = NEAR_WIDTH + 2 * NEAR_WIDTH / RUN * 4;
+// Where it will lie: vector 0 of what is returned. Wider ones stay where they are, and so does `plain`.
+DEVICE Vectors nearby(Vectors x, u32 vector, u32 width, u8 *room) {
+    const u64 from = u64(vector) * width, runs = from / RUN;
+    if (width > NEAR_WIDTH || width % RUN != 0)
+        return {x.plain + from, {x.rounded.codes + from, x.rounded.scales + runs, x.rounded.wholes + runs}};
+    float *scales = reinterpret_cast<float *>(room + NEAR_WIDTH);
+    int *wholes = reinterpret_cast<int *>(scales + NEAR_WIDTH / RUN);
+    return {x.plain + from, {reinterpret_cast<signed char *>(room), scales, wholes}};
+}
+// Brings it there. For all threads of the block.
+DEVICE void bring(Vectors x, u32 vector, u32 width, u8 *room) {
+    if (width > NEAR_WIDTH || width % RUN != 0) return;
+    const u64 from = u64(vector) * width, runs = from / RUN;
+    const Rounded to = nearby(x, vector, width, room).rounded;
+    const int4 *codes = reinterpret_cast<const int4 *>(x.rounded.codes + from);
+    for (u32 i = threadIdx.x; i < width / 16; i += blockDim.x) reinterpret_cast<int4 *>(to.codes)[i] = codes[i];
+    for (u32 i = threadIdx.x; i < width / RUN; i += blockDim.x) {
+        to.scales[i] = x.rounded.scales[runs + i];
+        to.wholes[i] = x.rounded.wholes[runs + i];
+    }
+    __syncthreads();
+}
+
 // The dot products of R rows and T vectors by sixteen threads, summed in sixteen lanes. All lanes of the warp take part;
 // rows and vectors are given by number, so that those beyond the end may repeat one. Every lane gets every result.
 // AHEAD blocks of each row are asked for before the first is used: one token alone waits for memory, not for arithmetic.
-template <class F, bool IN_LANES, bool ALIGNED, int R, int T, int AHEAD>
-DEVICE void dot(Matrix w, const u32 (&rows)[R], Vectors x, const u32 (&vectors)[T], float (&sums)[R][T]) {
+// `ready` is called once, by all, after the first of the matrix is asked for and before any of the vectors is.
+template <class F, bool IN_LANES, bool ALIGNED, int R, int T, int AHEAD, class Ready>
+DEVICE void dot(Matrix w, const u32 (&rows)[R], Vectors x, const u32 (&vectors)[T], float (&sums)[R][T], Ready ready) {
     const u32 lane = threadIdx.x % LANES;
     for (int r = 0; r < R; r++)
         for (int t = 0; t < T; t++) sums[r][t] = 0.0f;
     if constexpr (F::FLOAT) {
         // A row counts as filled up with zeros to whole lanes.
         constexpr int NUMBERS = R * T > 4 ? 1 : 16;
+        ready();
         for (u32 first = 0; first < w.width; first += NUMBERS * LANES) {
             float values[NUMBERS][T], weights[NUMBERS][R];
 #pragma unroll
@@ -161,17 +188,19 @@ DEVICE void dot(Matrix w, const u32 (&rows)[R], Vectors x, const u32 (&vectors)[
         }
     } else {
         const u32 blocks = w.width / RUN;
-        for (u32 first = lane; first < blocks; first += AHEAD * LANES) {
+        for (u32 first = 0; first < blocks; first += AHEAD * LANES) {
             Block<F::PIECES> block[AHEAD][R];
 #pragma unroll
             for (int a = 0; a < AHEAD; a++)
 #pragma unroll
                 for (int r = 0; r < R; r++)
-                    if (first + a * LANES < blocks)
-                        block[a][r] = block_at<F, IN_LANES, ALIGNED>(w.first + rows[r] * w.row_bytes, first + a * LANES, blocks);
+                    if (first + a * LANES + lane < blocks)
+                        block[a][r] =
+                            block_at<F, IN_LANES, ALIGNED>(w.first + rows[r] * w.row_bytes, first + a * LANES + lane, blocks);
+            if (first == 0) ready();
 #pragma unroll
             for (int a = 0; a < AHEAD; a++) {
-                const u32 b = first + a * LANES;
+                const u32 b = first + a * LANES + lane;
                 if (b >= blocks) break;
 #pragma unroll
                 for (int t = 0; t < T; t++) {

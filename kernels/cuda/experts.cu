@@ -36,12 +36,20 @@ DEVICE void fire(Slab slab, u64 gate_at, u64 up_at, u32 neurons, u32 width, Vect
     if (pair >= end) return; // this expert has fewer tiles of tokens than another
     u32 vectors[T];
     for (int t = 0; t < T; t++) vectors[t] = slab.tokens[pair + t < end ? pair + t : end - 1];
+    // The one vector comes near; eight are too many.
+    constexpr bool NEAR = T == 1 && !F::FLOAT;
+    SHARED(u8, room, NEAR ? NEAR_BYTES : 1);
+    const u32 own = vectors[0];
+    const Vectors all = x;
+    if (NEAR) x = nearby(all, own, width, room), vectors[0] = 0;
 
     {
         u32 rows[ROWS];
         for (u32 r = 0; r < ROWS; r++) rows[r] = first + (ROWS * sixteen + r < here ? ROWS * sixteen + r : here - 1);
         float sums[ROWS][T];
-        dot<F, IN_LANES, ALIGNED, ROWS, T, AHEAD>(gate, rows, x, vectors, sums);
+        dot<F, IN_LANES, ALIGNED, ROWS, T, AHEAD>(gate, rows, x, vectors, sums, [&] {
+            if (NEAR) bring(all, own, width, room);
+        });
         if (lane == 0)
             for (u32 r = 0; r < ROWS; r++)
                 for (int t = 0; t < T; t++) {
@@ -65,7 +73,7 @@ DEVICE void fire(Slab slab, u64 gate_at, u64 up_at, u32 neurons, u32 width, Vect
         const u32 neuron = firing[mine < fired ? mine : fired - 1];
         const u32 rows[1] = {first + neuron};
         float sums[1][T];
-        dot<F, IN_LANES, ALIGNED, 1, T, AHEAD>(up, rows, x, vectors, sums);
+        dot<F, IN_LANES, ALIGNED, 1, T, AHEAD>(up, rows, x, vectors, sums, [] {});
         if (lane == 0 && mine < fired)
             for (int t = 0; t < T; t++) ups[t * 32 + neuron] = sums[0][t];
     }
@@ -81,7 +89,7 @@ DEVICE void fire(Slab slab, u64 gate_at, u64 up_at, u32 neurons, u32 width, Vect
 }
 
 #define FIRE(name, F, IN_LANES, T)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(T == 1 ? 512 : 256)                                                   \
+    extern "C" __global__ void __launch_bounds__(T == 1 ? 512 : 256, 2)                                                   \
         name(const u8 *bytes, u64 slot_bytes, const u32 *slots, const u32 *starts, const u32 *tokens, u64 gate_at,     \
              u64 up_at, u32 neurons, u32 width, const float *x, signed char *codes, float *scales, int *wholes,        \
              float *h, signed char *h_codes, float *h_scales, int *h_wholes) {                                         \

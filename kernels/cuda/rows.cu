@@ -16,7 +16,14 @@ DEVICE void products(Matrix w, u32 rows, u32 block, Vectors x, u32 t, float *out
     for (int r = 0; r < R; r++) row[r] = first + r < rows ? first + r : rows - 1;
     for (int i = 0; i < T; i++) vectors[i] = vector + i < t ? vector + i : t - 1;
     float sums[R][T];
-    dot<F, IN_LANES, ALIGNED, R, T, AHEAD>(w, row, x, vectors, sums);
+    SHARED(u8, room, T == 1 && !F::FLOAT ? NEAR_BYTES : 1);
+    if constexpr (T == 1 && !F::FLOAT) {
+        const u32 own = vectors[0], first_of[1] = {0};
+        dot<F, IN_LANES, ALIGNED, R, T, AHEAD>(w, row, nearby(x, own, w.width, room), first_of, sums,
+                                             [&] { bring(x, own, w.width, room); });
+    } else {
+        dot<F, IN_LANES, ALIGNED, R, T, AHEAD>(w, row, x, vectors, sums, [] {});
+    }
     if (threadIdx.x % LANES != 0) return;
     for (int r = 0; r < R; r++)
         for (int i = 0; i < T; i++)

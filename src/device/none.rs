@@ -77,4 +77,8 @@ impl Own {
     pub fn token(&self, _: &Whole, _: usize, _: &[&Kept], _: (&[f32], &[f32]), _: &[f32]) -> Result<Option<Spoken>> {
         match *self {}
     }
+
+    pub fn in_a_row(&self, _: &Tensor, _: &Tensor, _: usize) -> Result<f64> {
+        match *self {}
+    }
 }

@@ -14,8 +14,10 @@ use std::time::Instant;
 pub struct Speeds {
     /// Bytes of weights a second, by products that read and multiply.
     pub bandwidth: f64,
-    /// Seconds to start one kernel after another.
+    /// Seconds of one small operation after another, as the processor asks for them one by one.
     pub launch: f64,
+    /// Seconds of a small kernel in a row that is asked for once, where the device has kernels of ours.
+    pub chained: Option<f64>,
     /// Seconds of a short way there and back, and bytes a second of a long one.
     pub crossing: f64,
     pub link: f64,
@@ -25,20 +27,23 @@ pub struct Speeds {
 
 /// Of what an accelerator's memory could give, so much is reached by kernels that read and multiply.
 const REACHED: f64 = 0.7;
-/// Seconds to start a kernel, and for a way there and back, where nothing was measured.
-const LAUNCH: f64 = 3e-6;
+/// Seconds of a small operation, of one in a row, and for a way there and back, where nothing was measured: about what an H200
+/// showed.
+const LAUNCH: f64 = 9e-6;
+const CHAINED: f64 = 4e-6;
 const CROSSING: f64 = 30e-6;
 
 impl Speeds {
     /// As makers describe one: bytes a second of its memory, and between it and ours.
     pub fn described(bandwidth: f64, link: f64) -> Speeds {
-        Speeds { bandwidth: bandwidth * REACHED, launch: LAUNCH, crossing: CROSSING, link, measured: false }
+        let bandwidth = bandwidth * REACHED;
+        Speeds { bandwidth, launch: LAUNCH, chained: Some(CHAINED), crossing: CROSSING, link, measured: false }
     }
 
     /// What stands in for an accelerator is taken for one beside which the processor counts for nothing, so that as much lies
     /// there as may.
     pub fn stand_in() -> Speeds {
-        Speeds { launch: 0.0, crossing: 0.0, ..Speeds::described(1e15, 1e15) }
+        Speeds { launch: 0.0, chained: None, crossing: 0.0, ..Speeds::described(1e15, 1e15) }
     }
 
     /// Measures `accelerator`, in memory beside its bound, within a second. The stand-in is not measured: it is slow by
@@ -70,7 +75,9 @@ fn measure(accelerator: &Arc<Accelerator>) -> Result<Speeds> {
     let kind = Kind { format: Format::Q4_0, form: Form::FILE, rows: ROWS, width: WIDTH };
     let matrix = Weight::new(accelerator, &kind, &vec![0x11; kind.bytes()])?;
     let x = accelerator.bring(What::Hidden, &Tensor::ones((1, WIDTH), DType::F32, &Device::Cpu)?)?;
-    let launch = seconds(accelerator, KERNELS, &mut || Ok(x.affine(1.0, 0.5).map(drop)?))?;
+    let weight = x.flatten_all()?;
+    let launch = seconds(accelerator, KERNELS, &mut || accelerator.norm(&x, &weight, 1e-6).map(drop))?;
+    let chained = accelerator.own.as_ref().map(|own| own.in_a_row(&x, &weight, KERNELS)).transpose()?;
     let product = seconds(accelerator, PRODUCTS, &mut || matrix.product(&x).map(drop))?;
     let there_and_back = |numbers: usize, times: usize| {
         let x = Tensor::ones((1, numbers), DType::F32, &Device::Cpu)?;
@@ -83,6 +90,7 @@ fn measure(accelerator: &Arc<Accelerator>) -> Result<Speeds> {
     Ok(Speeds {
         bandwidth: kind.bytes() as f64 / (product - launch).max(1e-9),
         launch,
+        chained,
         crossing,
         link: 2.0 * 4.0 * LONG as f64 / (long - crossing).max(1e-9),
         measured: true,

@@ -12,8 +12,11 @@ use std::collections::BTreeSet;
 
 /// Kernels of a layer beside its experts (norms, queries, keys, values, rotation, cache, attention, the way out, router),
 /// and of its experts.
-const DENSE_KERNELS: f64 = 12.0;
+const DENSE_KERNELS: f64 = 17.0;
 const EXPERT_KERNELS: f64 = 4.0;
+/// And of a layer that is wholly there in a model that is (`kernels::cuda::Step`): ten, which take as long as eight norms (two
+/// shapes on an H200, 2026-11-28).
+const CHAINED_KERNELS: f64 = 8.0;
 
 /// What is known of a model, of the processor and of the accelerator.
 #[derive(Clone, Debug)]
@@ -153,6 +156,9 @@ pub struct Hybrid {
     head_seconds: (f64, f64),
     head_bytes: (u64, u64),
     pub head_told: Option<bool>,
+    /// Seconds of each layer and of the head where everything lies there and nobody waits in between; `None` where the
+    /// accelerator has no such way.
+    whole: Option<(Vec<f64>, f64)>,
 }
 
 /// The answer.
@@ -170,7 +176,7 @@ pub struct Hybridised {
 
 impl Hybrid {
     pub fn new(work: &Work, ground: &Ground, room: &Footprint, told: &Told) -> Hybrid {
-        let Speeds { bandwidth, launch, crossing, link, .. } = ground.speeds;
+        let Speeds { bandwidth, launch, chained, crossing, link, .. } = ground.speeds;
         let at = |bytes: f64, kernels: f64| bytes / bandwidth + kernels * launch;
         let active = ground.costs.active as f64;
         let hidden = work.config.width as f64 * 4.0;
@@ -180,10 +186,12 @@ impl Hybrid {
             let all = work.config.experts;
             let mut problem = LayerProblem {
                 heat: heat(&ground.profile, l),
-                dense: (cost.fixed().seconds, at(work.dense_bytes(l) as f64, DENSE_KERNELS)),
+                // The router's logits come across in any case.
+                dense: (cost.fixed().seconds, at(work.dense_bytes(l) as f64, DENSE_KERNELS) + crossing / 2.0),
                 dense_bytes: bytes.dense,
                 cpu: cost.experts(active).seconds / active,
-                gpu: at(read, EXPERT_KERNELS / active),
+                gpu: read / bandwidth,
+                begin: EXPERT_KERNELS * launch,
                 read: ground.read,
                 crossing: crossing + 2.0 * hidden / link,
                 expert_bytes: bytes.expert,
@@ -199,7 +207,16 @@ impl Hybrid {
         };
         let layers = (0..work.layers.len()).map(layer).collect();
         let logits = work.head.rows as f64 * 4.0 / link;
+        let whole = chained.map(|chained| {
+            let layer = |l: usize| {
+                let read = work.expert_bytes(l) as f64 * part_read(&ground.profile, l) * active;
+                (work.dense_bytes(l) as f64 + read) / bandwidth + CHAINED_KERNELS * chained
+            };
+            let head = work.head.bytes() as f64 / bandwidth + 2.0 * chained + crossing; // logits come through pinned memory
+            ((0..work.layers.len()).map(layer).collect(), head)
+        });
         Hybrid {
+            whole,
             problem: Problem { layers, vram: room.vram, ram: room.ram },
             shared: room.shared,
             head_seconds: (ground.costs.head.seconds, at(work.head.bytes() as f64, 2.0) + crossing + logits),
@@ -232,10 +249,28 @@ impl Hybrid {
             let bound = found.bound + head_seconds;
             Some(Hybridised { choices, head, seconds, by_layer, head_seconds, bound })
         });
-        let solved: Vec<Hybridised> = solved.collect();
+        let mut solved: Vec<Hybridised> = solved.collect();
+        if let Some(whole) = self.wholly() {
+            solved.retain(|other| (other.head, &other.choices) != (true, &whole.choices)); // which would be done this way
+            solved.push(whole);
+        }
         let bound = solved.iter().map(|s| s.bound).fold(f64::INFINITY, f64::min);
         let best = solved.into_iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds))?;
         Some(Hybridised { bound, ..best })
+    }
+
+    /// Everything there, where that fits and is allowed.
+    fn wholly(&self) -> Option<Hybridised> {
+        let (by_layer, head_seconds) = self.whole.clone()?;
+        let problem = self.beside(true).filter(|_| self.head_told != Some(false))?;
+        let choice = |layer: &LayerProblem| Choice { dense_on_gpu: true, gpu: layer.heat.len(), disk: 0 };
+        let choices: Vec<Choice> = problem.layers.iter().map(choice).collect();
+        if !problem.fits(&choices) || problem.layers.iter().zip(&choices).any(|(layer, choice)| !layer.allows(*choice))
+        {
+            return None;
+        }
+        let seconds = by_layer.iter().sum::<f64>() + head_seconds;
+        Some(Hybridised { choices, head: true, seconds, by_layer, head_seconds, bound: seconds })
     }
 
     /// Seconds that the residual stream is on its way between layers of which one lies here and one there.
@@ -266,6 +301,10 @@ impl Hybrid {
         in_memory: usize,
     ) -> f64 {
         let layers = &self.problem.layers;
+        let all = |l: usize| dense.get(l) == Some(&true) && (0..layers[l].heat.len()).all(|rank| there(l, rank));
+        if let Some((by_layer, head_seconds)) = self.whole.as_ref().filter(|_| head && (0..layers.len()).all(all)) {
+            return by_layer.iter().sum::<f64>() + head_seconds;
+        }
         let ranks = |l: usize| (0..layers[l].heat.len()).map(move |rank| (l, rank));
         let mut here: Vec<(usize, usize)> = (0..layers.len()).flat_map(ranks).filter(|(l, r)| !there(*l, *r)).collect();
         here.sort_by(|a, b| layers[b.0].heat[b.1].total_cmp(&layers[a.0].heat[a.1]).then(a.cmp(b)));

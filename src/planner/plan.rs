@@ -29,6 +29,9 @@ pub struct LayerProblem {
     pub read: f64,
     /// Seconds of a way there and back between processor and accelerator.
     pub crossing: f64,
+    /// Seconds the processor takes to begin the accelerator's experts of a token, whatever their number, during which it computes
+    /// nothing.
+    pub begin: f64,
     /// Bytes of an expert, in memory and on the accelerator.
     pub expert_bytes: (u64, u64),
     /// The accelerator's memory is ours too: what lies there counts in both.
@@ -84,17 +87,14 @@ impl LayerProblem {
         let gpu: f64 = self.heat[..choice.gpu].iter().sum();
         let disk: f64 = self.heat[self.heat.len() - choice.disk..].iter().sum();
         let any = |heat: &[f64]| 1.0 - heat.iter().map(|q| 1.0 - q).product::<f64>();
-        let across = match choice.dense_on_gpu {
-            true => any(&self.heat[choice.gpu..]),
-            false => any(&self.heat[..choice.gpu]),
-        };
-        self.together(choice.dense_on_gpu, all, gpu, disk, across)
+        let (there, here) = self.heat.split_at(choice.gpu);
+        self.together(choice.dense_on_gpu, all, (gpu, any(there)), disk, any(here))
     }
 
     /// The same of any experts anywhere: `lies` says where, of those from the hottest on.
     pub fn seconds_with(&self, dense_on_gpu: bool, lies: &dyn Fn(usize) -> Place) -> f64 {
         let all: f64 = self.heat.iter().sum();
-        let (mut gpu, mut disk, mut none_across) = (0.0, 0.0, 1.0);
+        let (mut gpu, mut disk, mut none_there, mut none_here) = (0.0, 0.0, 1.0, 1.0);
         for (rank, q) in self.heat.iter().enumerate() {
             let place = lies(rank);
             match place {
@@ -102,11 +102,12 @@ impl LayerProblem {
                 Place::Disk => disk += q,
                 Place::Processor => {}
             }
-            if dense_on_gpu != (place == Place::Accelerator) {
-                none_across *= 1.0 - q;
+            match place == Place::Accelerator {
+                true => none_there *= 1.0 - q,
+                false => none_here *= 1.0 - q,
             }
         }
-        self.together(dense_on_gpu, all, gpu, disk, 1.0 - none_across)
+        self.together(dense_on_gpu, all, (gpu, 1.0 - none_there), disk, 1.0 - none_here)
     }
 
     /// Whether what was laid down has room for this.
@@ -118,10 +119,11 @@ impl LayerProblem {
             && self.dense_on_gpu.is_none_or(|only| only == choice.dense_on_gpu)
     }
 
-    fn together(&self, dense_on_gpu: bool, all: f64, gpu: f64, disk: f64, across: f64) -> f64 {
-        let dense = if dense_on_gpu { self.dense.1 } else { self.dense.0 };
-        let experts = (self.cpu * (all - gpu)).max(self.gpu * gpu).max(self.read * disk - dense);
-        dense + experts + across * self.crossing
+    /// `gpu`: experts of a token on the accelerator, and the chance of any; `here`: that of any elsewhere.
+    fn together(&self, dense_on_gpu: bool, all: f64, gpu: (f64, f64), disk: f64, here: f64) -> f64 {
+        let (dense, across) = if dense_on_gpu { (self.dense.1, here) } else { (self.dense.0, gpu.1) };
+        let experts = (self.cpu * (all - gpu.0)).max(self.gpu * gpu.0).max(self.read * disk - dense);
+        dense + gpu.1 * self.begin + experts + across * self.crossing
     }
 
     /// Bytes on the accelerator and in memory.
@@ -156,8 +158,8 @@ impl LayerProblem {
                 let most = self.on_disk.1.min(experts - gpu);
                 for (disk, &colder) in cold.iter().enumerate().take(most + 1).skip(self.on_disk.0) {
                     let choice = Choice { dense_on_gpu, gpu, disk };
-                    let across = if dense_on_gpu { any_cold[experts - gpu] } else { any_hot[gpu] };
-                    let seconds = self.together(dense_on_gpu, hot[experts], hot[gpu], colder, across);
+                    let (there, here) = ((hot[gpu], any_hot[gpu]), any_cold[experts - gpu]);
+                    let seconds = self.together(dense_on_gpu, hot[experts], there, colder, here);
                     offers.push(Offer { choice, seconds, bytes: self.bytes(choice) });
                 }
             }
@@ -379,6 +381,7 @@ mod tests {
                     gpu,
                     read,
                     crossing,
+                    begin: crossing * 0.7,
                     expert_bytes: (2, 2),
                     shared: false,
                     on_gpu: (0, experts),
@@ -449,6 +452,7 @@ mod tests {
                     gpu: 8e-6,
                     read: 1e-3,
                     crossing: 20e-6,
+                    begin: 15e-6,
                     expert_bytes: (2 << 20, 2 << 20),
                     shared: false,
                     on_gpu: (0, 32),

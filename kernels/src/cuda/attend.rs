@@ -95,7 +95,7 @@ impl Attend {
             kernel: format!("attend_{}", cache.word()?),
             file: File::Attend,
             grid: [side(blocks.len()), side(cache.kv_heads * panels), side(span.tokens)],
-            threads: side(BLOCK),
+            threads: 512,
             arguments: arguments![
                 Address queries, Long span.first as u64, Word side(span.window.unwrap_or(0)), Word side(blocks.start),
                 Word side(self.heads), Word side(cache.kv_heads), Word side(cache.head_width),

@@ -316,7 +316,7 @@ impl Step {
             kernel: format!("attend_at_{}", self.kept.name()),
             file: File::Attend,
             grid: [side(blocks), side(self.kv_heads * panels), 1],
-            threads: side(BLOCK),
+            threads: 512,
             arguments: arguments![
                 Address work.q, Address ticket.position, Word side(layer.window.unwrap_or(0)), Word side(self.heads),
                 Word side(self.kv_heads), Word side(self.head_width), Float scale, Address ring, Address work.partial,

@@ -41,6 +41,7 @@ fn beginning(files: &Files<'_>, name: &str, size: u64) -> Result<(Vec<u8>, Parse
     loop {
         let missing = wanted.min(size) - bytes.len() as u64;
         let more = (files.read_at)(name, bytes.len() as u64, missing as usize)?;
+        bytes.reserve_exact(more.len()); // a file that claims to be long takes no more than it is
         bytes.extend_from_slice(&more);
         match parse(&bytes, size) {
             Ok(parsed) => return Ok((bytes, parsed)),

@@ -6,10 +6,12 @@
 use super::{Kept, Own, expert_shape, failed, shape};
 use crate::device::whole::{Gates, LayerParts, Parts, Spoken};
 use crate::error::Result;
+use candle_core::Tensor;
 use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaSlice, PinnedHostSlice, sys};
 use kernels::attend::{BLOCK, KvFormat};
-use kernels::cuda::{Layer, Matrix, Ring, Room, Step};
+use kernels::cuda::{Launch, Layer, Matrix, Ring, Room, Rounded, Step, Vectors, rms_norm};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// A model, and what its tokens pass through.
 pub struct Whole {
@@ -30,7 +32,7 @@ struct Desk {
 struct Road {
     blocks: usize,
     kept: KvFormat,
-    launches: Vec<kernels::cuda::Launch>,
+    launches: Vec<Launch>,
     _work: CudaSlice<u8>,
     /// Made of the launches when they ran once, so that everything is loaded by then.
     graph: Option<Graph>,
@@ -165,17 +167,49 @@ impl Own {
         }
         if !road.ran {
             road.ran = true;
-            return road.launches.iter().try_for_each(|launch| self.launch(launch));
+            return self.run(&road.launches);
         }
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        self.stream.begin_capture(mode).map_err(failed)?;
-        let launched = road.launches.iter().try_for_each(|launch| self.launch(launch));
-        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed);
-        launched?;
-        road.graph = graph?.map(Graph);
+        road.graph = self.captured(&road.launches)?.map(Graph);
         match &road.graph {
             Some(graph) => graph.0.launch().map_err(failed),
-            None => road.launches.iter().try_for_each(|launch| self.launch(launch)),
+            None => self.run(&road.launches),
         }
+    }
+
+    /// A graph of launches whose kernels are loaded.
+    fn captured(&self, launches: &[Launch]) -> Result<Option<CudaGraph>> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        self.stream.begin_capture(mode).map_err(failed)?;
+        let launched = self.run(launches);
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed);
+        launched?;
+        graph
+    }
+
+    /// Seconds of one of `count` small kernels in a row, as a token meets them: a vector normed over and over.
+    pub fn in_a_row(&self, x: &Tensor, weight: &Tensor, count: usize) -> Result<f64> {
+        const TIMES: usize = 20;
+        let width = x.elem_count();
+        let (out, rounded) = (self.room::<f32>(width)?, self.room::<u8>(Rounded::bytes(1, width))?);
+        let plain = self.address(&out);
+        let vectors = Vectors { plain, rounded: Rounded::at(self.address(&rounded), 1, width), t: 1, width };
+        let mut launches = vec![rms_norm(self.numbers(x)?, self.numbers(weight)?, 1.0, vectors)];
+        launches.resize(count, rms_norm(plain, self.numbers(weight)?, 1.0, vectors));
+        self.run(&launches)?;
+        let graph = self.captured(&launches)?;
+        let pass = || match &graph {
+            Some(graph) => graph.launch().map_err(failed),
+            None => self.run(&launches),
+        };
+        pass()?;
+        self.stream.synchronize().map_err(failed)?;
+        let start = Instant::now();
+        (0..TIMES).try_for_each(|_| pass())?;
+        self.stream.synchronize().map_err(failed)?;
+        Ok(start.elapsed().as_secs_f64() / (TIMES * count) as f64)
+    }
+
+    fn run(&self, launches: &[Launch]) -> Result<()> {
+        launches.iter().try_for_each(|launch| self.launch(launch))
     }
 }

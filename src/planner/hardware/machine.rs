@@ -173,7 +173,11 @@ impl Machine {
             let [Some(bandwidth), Some(launch), Some(crossing), Some(link)] = [0, 1, 2, 3].map(number) else {
                 return Err(wrong(format!("{name}: expected four numbers above 0, found {value}")));
             };
-            machine.keep_accelerator(name.clone(), Speeds { bandwidth, launch, crossing, link, measured: true });
+            if value.get(4).is_none() {
+                continue; // measured before kernels in a row were: it is measured again
+            }
+            let speeds = Speeds { bandwidth, launch, crossing, link, chained: number(4), measured: true };
+            machine.keep_accelerator(name.clone(), speeds);
         }
         Ok(machine)
     }
@@ -190,7 +194,7 @@ impl Machine {
         let accelerators: Map<String, Value> = self
             .accelerators
             .iter()
-            .map(|(name, s)| (name.clone(), json!([s.bandwidth, s.launch, s.crossing, s.link])))
+            .map(|(name, s)| (name.clone(), json!([s.bandwidth, s.launch, s.crossing, s.link, s.chained])))
             .collect();
         let value = json!({
             "version": VERSION, "machine": self.name, "timings": timings, "disks": disks, "accelerators": accelerators,
@@ -229,9 +233,12 @@ mod tests {
         machine.keep_disk(&path, &DiskSpeed { piece: 4096, by_depth: vec![(1, 1e9)], direct: true });
         let speeds = Speeds { measured: true, ..Speeds::described(272e9, 25e9) };
         machine.keep_accelerator("cuda:0, some card".into(), speeds);
+        let without = Speeds { chained: None, ..speeds };
+        machine.keep_accelerator("another".into(), without);
         machine.write(&path).unwrap();
         assert_eq!(Machine::read(&path, isa).unwrap().measured("a"), machine.measured("a"));
         assert_eq!(Machine::read(&path, isa).unwrap().accelerator("cuda:0, some card"), Some(speeds));
+        assert_eq!(Machine::read(&path, isa).unwrap().accelerator("another"), Some(without));
         let mut other = machine.clone();
         other.name.push('x');
         other.write(&path).unwrap();

@@ -136,7 +136,10 @@ fn the_bound_holds_with_the_head() {
             let each = |dense_on_gpu| (0..=4).map(move |gpu| Choice { dense_on_gpu, gpu, disk: 0 });
             let all: Vec<Choice> = [false, true].into_iter().flat_map(each).collect();
             for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (*a, *b))) {
-                if beside.fits(&[a, b]) {
+                let everything = head && [a, b].iter().all(|c| c.dense_on_gpu && c.gpu == 4);
+                if everything && let Some(whole) = problem.wholly() {
+                    best = best.min(whole.seconds); // which is done in its own way
+                } else if beside.fits(&[a, b]) {
                     let head = if head { problem.head_seconds.1 } else { problem.head_seconds.0 };
                     best = best.min(beside.seconds(&[a, b]) + problem.borders(&[a, b]) + head);
                 }
@@ -165,10 +168,30 @@ fn what_is_told_is_done() {
     assert_eq!(small.problem(&told).solve(), None);
 }
 
+/// A token through a model that is wholly there is one piece of work, and the plan knows.
+#[test]
+fn everything_there_is_faster_than_its_parts() {
+    let speeds = Speeds::described(272e9, 25e9);
+    let known = case(LAYERS, EXPERTS, (8 << 30, 8 << 30), speeds);
+    let whole = known.problem(&Told::default()).solve().expect("it fits");
+    assert!(whole.head && whole.choices.iter().all(|c| c.dense_on_gpu && c.gpu == EXPERTS && c.disk == 0));
+    let parts = case(LAYERS, EXPERTS, (8 << 30, 8 << 30), Speeds { chained: None, ..speeds });
+    let parts = parts.problem(&Told::default()).solve().expect("it fits");
+    assert!(whole.seconds < 0.7 * parts.seconds, "{} and {}", whole.seconds, parts.seconds);
+    let kernels = (CHAINED_KERNELS * LAYERS as f64 + 2.0) * speeds.chained.unwrap();
+    assert!(whole.seconds > kernels && whole.bound == whole.seconds);
+    // One expert told to stay is the old way.
+    let stays = LayerTold { experts: Some(Place::Processor), dense: None };
+    let told = Told { layers: vec![stays], head: None };
+    let found = known.problem(&told).solve().expect("it fits");
+    assert!(found.choices[0].gpu == 0 && found.seconds > whole.seconds);
+}
+
 /// Layers whose attention is there lie together at the end, since each border is a way more.
 #[test]
 fn layers_there_lie_together() {
-    let case = case(LAYERS, EXPERTS, (60 << 20, 8 << 30), Speeds::described(272e9, 25e9));
+    let quick = Speeds { launch: 1.2e-6, ..Speeds::described(272e9, 25e9) };
+    let case = case(LAYERS, EXPERTS, (60 << 20, 8 << 30), quick);
     let told = Told { layers: vec![], head: Some(false) };
     let dense = case.problem(&told).solve().expect("it fits").dense();
     let there = dense.iter().filter(|there| **there).count();
