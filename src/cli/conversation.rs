@@ -216,8 +216,13 @@ fn speeds(Ended { stats, finish, expected, .. }: &Ended) -> String {
             return tokens; // the first token of an answer is the prompt's work: no speed of its own
         }
         let expected = expected.map_or(String::new(), |rate| format!(" ({rate:.1} expected)"));
-        let (rate, speed) = (computed as f64 / seconds, bytes as f64 / seconds / 1e9);
-        format!("{tokens}, {rate:.1} tok/s{expected}, {speed:.1} GB/s")
+        let rate = computed as f64 / seconds;
+        // What an accelerator reads is not counted, so where it does everything there is no speed to name.
+        let speed = match bytes {
+            0 => String::new(),
+            bytes => format!(", {:.1} GB/s", bytes as f64 / seconds / 1e9),
+        };
+        format!("{tokens}, {rate:.1} tok/s{expected}{speed}")
     };
     let reused = match stats.reused_tokens {
         0 => String::new(),

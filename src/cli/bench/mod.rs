@@ -76,7 +76,7 @@ pub fn run(args: &BenchArgs) -> Done {
     let on_disk = engine.experts_on_disk();
     open::finish(&engine)?;
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
-    let ledger = engine.ledger().total();
+    let (ledger, away) = (engine.ledger().total(), engine.accelerator().is_some());
     drop((sessions, recording));
     if let Some(expected) = &expected {
         expect(expected, &mut rows, &seen)?;
@@ -88,7 +88,7 @@ pub fn run(args: &BenchArgs) -> Done {
     let mut passing = Passing::show("measuring the disk");
     let disk = on_disk.map(|(file, bytes)| disk::read_speed(&file, bytes, disk::WHOLE)).transpose()?;
     passing.clear();
-    let machine = report::Machine { model: &name, isa, ceiling: &ceiling, disk: disk.as_ref(), budget, ledger };
+    let machine = report::Machine { model: &name, isa, ceiling: &ceiling, disk: disk.as_ref(), budget, ledger, away };
     terminal::answer(&report::render(args.output, &rows, &machine))
 }
 

@@ -22,6 +22,8 @@ pub struct Machine<'a> {
     pub budget: Option<Budget>,
     /// Bytes that were to be taken.
     pub ledger: u64,
+    /// Some of the model lies on an accelerator.
+    pub away: bool,
 }
 
 pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
@@ -46,7 +48,7 @@ pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
 /// Keys of one row, in the order of the CSV's columns.
 fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
     let (_, ceiling) = machine.ceiling.best();
-    let disk = row.disk();
+    let (disk, read) = (row.disk(), row.bytes_per_second());
     let ideal = ideal(row, machine);
     let of_disk = |of: fn(Disk) -> f64| disk.map(|disk| rounded(of(disk)));
     let pairs = [
@@ -54,8 +56,8 @@ fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
         ("tokens_per_second", json!(rounded(row.tokens_per_second()))),
         ("min", json!(rounded(row.slowest()))),
         ("max", json!(rounded(row.fastest()))),
-        ("gigabytes_per_second", json!(rounded(row.bytes_per_second() / 1e9))),
-        ("share_of_ceiling", json!(rounded(row.bytes_per_second() / ceiling))),
+        ("gigabytes_per_second", json!(read.map(|read| rounded(read / 1e9)))),
+        ("share_of_ceiling", json!(read.map(|read| rounded(read / ceiling)))),
         ("peak_rss_bytes", json!(row.peak_rss_bytes)),
         ("threads", json!(row.threads)),
         ("model", json!(machine.model)),
@@ -82,16 +84,17 @@ fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
 /// What people are shown of one row; whether there are columns for what was foreseen, and for the disk.
 fn cells(row: &Row, machine: &Machine<'_>, (foreseen, on_disk): (bool, bool)) -> Vec<String> {
     let (_, ceiling) = machine.ceiling.best();
+    let nothing = || "-".to_string();
+    let read = row.bytes_per_second();
     let mut cells = vec![
         row.test.name(),
         figure(row.tokens_per_second()),
         format!("{} to {}", figure(row.slowest()), figure(row.fastest())),
-        format!("{:.2}", row.bytes_per_second() / 1e9),
-        format!("{:.0} %", row.bytes_per_second() / ceiling * 100.0),
+        read.map_or_else(nothing, |read| format!("{:.2}", read / 1e9)),
+        read.map_or_else(nothing, |read| format!("{:.0} %", read / ceiling * 100.0)),
         row.threads.to_string(),
         row.peak_rss_bytes.map_or("unknown".to_string(), bytes),
     ];
-    let nothing = || "-".to_string();
     if foreseen {
         let cell = |value: Option<String>| value.unwrap_or_else(nothing);
         cells.extend([cell(row.expected().map(figure)), cell(row.ratio().map(|ratio| format!("{ratio:.2}")))]);
@@ -112,6 +115,11 @@ fn below(rows: &[Row], machine: &Machine<'_>) -> String {
         ceiling / 1e9,
         machine.ceiling.pages
     );
+    if machine.away {
+        out.push_str(
+            "GB/s: what the processor read of it; what an accelerator reads of its own memory is not counted\n",
+        );
+    }
     if let Some(speed) = machine.disk {
         let (depth, rate) = speed.best();
         let plural = if depth == 1 { "" } else { "s" };
@@ -214,7 +222,15 @@ mod tests {
         render(
             output,
             &rows,
-            &Machine { model: "a,\"b\"", isa: "avx2", ceiling: &ceiling, disk: speed, budget, ledger: 100 },
+            &Machine {
+                model: "a,\"b\"",
+                isa: "avx2",
+                ceiling: &ceiling,
+                disk: speed,
+                budget,
+                ledger: 100,
+                away: false,
+            },
         )
     }
 

@@ -116,8 +116,9 @@ impl Row {
         self.samples.iter().map(|(rate, _)| self.test.all_tokens() as f64 / rate).sum()
     }
 
-    pub fn bytes_per_second(&self) -> f64 {
-        median(self.samples.iter().map(|s| s.1))
+    /// What the processor read; `None` where it read nothing, an accelerator doing everything.
+    pub fn bytes_per_second(&self) -> Option<f64> {
+        Some(median(self.samples.iter().map(|s| s.1))).filter(|read| *read > 0.0)
     }
 }
 
