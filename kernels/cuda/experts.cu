@@ -111,6 +111,27 @@ FIRE_BOTH(fire_f32_rows, F32, false)
 FIRE_BOTH(fire_f16_rows, F16, false)
 FIRE_BOTH(fire_bf16_rows, BF16, false)
 
+// The same word of four neurons, turned: byte n of a word is then neuron n, and the word one output (or two, a nibble each).
+DEVICE void turn(const u32 (&word)[4], u32 (&turned)[4]) {
+    const u32 a = __byte_perm(word[0], word[1], 0x5140), b = __byte_perm(word[2], word[3], 0x5140);
+    const u32 c = __byte_perm(word[0], word[1], 0x7362), d = __byte_perm(word[2], word[3], 0x7362);
+    turned[0] = __byte_perm(a, b, 0x5410), turned[1] = __byte_perm(a, b, 0x7632);
+    turned[2] = __byte_perm(c, d, 0x5410), turned[3] = __byte_perm(c, d, 0x7632);
+}
+// Adds four neurons, whose rounded h is in `codes`, to the integer sums of their outputs.
+template <class F> DEVICE void add_quad(const u32 (&turned)[4], int codes, int (&dots)[4 * F::PER_BYTE]) {
+#pragma unroll
+    for (int o = 0; o < 4; o++) {
+        if (F::PER_BYTE == 2) {
+            dots[o] = __dp4a(int(turned[o] & 0x0f0f0f0fu), codes, dots[o]);
+            int &high = dots[4 * (F::PER_BYTE - 1) + o];
+            high = __dp4a(int(turned[o] >> 4 & 0x0f0f0f0fu), codes, high);
+        } else {
+            dots[o] = __dp4a(int(turned[o]), codes, dots[o]);
+        }
+    }
+}
+
 // `down` as tiles: a neuron's codes in chunks of 64 bytes, scales by 32 neurons and output. A block takes one chunk of one
 // expert for T pairs; sixteen threads, a word each, take 32 neurons; then a thread for each output adds up in order.
 // SIXTEENS: how many 32s of neurons at once.
@@ -153,23 +174,9 @@ DEVICE void down_tiles(Slab slab, u64 down_at, u32 neurons, u32 width, Rounded h
                 for (int n = 0; n < 4; n++)
                     word[n] = any >> 8 * n & 255 ? *reinterpret_cast<const u32 *>(codes + u64(4 * quad + n) * bytes) : 0;
                 if (any == 0) continue;
-                // Turned: byte n of a word is then neuron n, and the word one output (or two, a nibble each).
-                const u32 a = __byte_perm(word[0], word[1], 0x5140), b = __byte_perm(word[2], word[3], 0x5140);
-                const u32 c = __byte_perm(word[0], word[1], 0x7362), d = __byte_perm(word[2], word[3], 0x7362);
-                const u32 turned[4] = {__byte_perm(a, b, 0x5410), __byte_perm(a, b, 0x7632),
-                                       __byte_perm(c, d, 0x5410), __byte_perm(c, d, 0x7632)};
-#pragma unroll
-                for (int o = 0; o < 4; o++)
-                    for (int t = 0; t < T; t++) {
-                        const int codes_of_h = int(rounded[t][quad]);
-                        if (F::PER_BYTE == 2) {
-                            dots[t][o] = __dp4a(int(turned[o] & 0x0f0f0f0fu), codes_of_h, dots[t][o]);
-                            dots[t][4 * (F::PER_BYTE - 1) + o] = __dp4a(
-                                int(turned[o] >> 4 & 0x0f0f0f0fu), codes_of_h, dots[t][4 * (F::PER_BYTE - 1) + o]);
-                        } else {
-                            dots[t][o] = __dp4a(int(turned[o]), codes_of_h, dots[t][o]);
-                        }
-                    }
+                u32 turned[4];
+                turn(word, turned);
+                for (int t = 0; t < T; t++) add_quad<F>(turned, int(rounded[t][quad]), dots[t]);
             }
             for (int t = 0; t < T; t++)
                 for (int o = 0; o < 4 * F::PER_BYTE; o++)
@@ -245,21 +252,9 @@ template <class F> DEVICE void down_tiles_one(Slab slab, u64 down_at, u32 neuron
             for (int o = 0; o < 4 * F::PER_BYTE; o++) dots[o] = 0;
 #pragma unroll
             for (int quad = 0; quad < 8; quad++) {
-                const u32 *w = word[quad];
-                const u32 a = __byte_perm(w[0], w[1], 0x5140), b = __byte_perm(w[2], w[3], 0x5140);
-                const u32 c = __byte_perm(w[0], w[1], 0x7362), d = __byte_perm(w[2], w[3], 0x7362);
-                const u32 turned[4] = {__byte_perm(a, b, 0x5410), __byte_perm(a, b, 0x7632),
-                                       __byte_perm(c, d, 0x5410), __byte_perm(c, d, 0x7632)};
-#pragma unroll
-                for (int o = 0; o < 4; o++) {
-                    if (F::PER_BYTE == 2) {
-                        dots[o] = __dp4a(int(turned[o] & 0x0f0f0f0fu), int(rounded[quad]), dots[o]);
-                        dots[4 * (F::PER_BYTE - 1) + o] =
-                            __dp4a(int(turned[o] >> 4 & 0x0f0f0f0fu), int(rounded[quad]), dots[4 * (F::PER_BYTE - 1) + o]);
-                    } else {
-                        dots[o] = __dp4a(int(turned[o]), int(rounded[quad]), dots[o]);
-                    }
-                }
+                u32 turned[4];
+                turn(word[quad], turned);
+                add_quad<F>(turned, int(rounded[quad]), dots);
             }
             if (mine)
                 for (int o = 0; o < 4 * F::PER_BYTE; o++)

@@ -13,7 +13,7 @@ mod step;
 
 pub use attend::{Attend, Cache, fold, rotate};
 pub use experts::{Asked, DownForm, ExpertShape, Inner, gather};
-pub use step::{Layer, Ring, Room, Step};
+pub use step::{Layer, Room, Step};
 
 use crate::format::RUN;
 use crate::{Format, Layout, ShapeError};

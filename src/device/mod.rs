@@ -25,7 +25,7 @@ pub use ring::Ring;
 pub use slab::{Chosen, Laid, Slab};
 pub use speeds::Speeds;
 pub use weight::Weight;
-pub use whole::{Gates, LayerParts, Parts, Spoken, Whole};
+pub use whole::{LayerParts, Parts, Spoken, Whole};
 
 use crate::config::placement::DeviceName;
 use crate::config::size::shown;

@@ -3,16 +3,10 @@
 
 use super::own;
 use super::{Accelerator, Laid, Ring, Slab, Weight, What};
+use crate::config::Gating;
 use crate::error::Result;
 use candle_core::Tensor;
 use std::sync::Arc;
-
-/// How a router's chosen logits become shares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gates {
-    Softmax,
-    Sigmoid,
-}
 
 /// A model's parts, as they lie there.
 pub struct Parts<'a> {
@@ -21,7 +15,7 @@ pub struct Parts<'a> {
     pub kv_heads: usize,
     pub head_width: usize,
     pub active: usize,
-    pub gates: Gates,
+    pub gating: Gating,
     pub epsilon: f32,
     pub slab: &'a Slab,
     pub layers: Vec<LayerParts<'a>>,

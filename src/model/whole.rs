@@ -4,8 +4,8 @@
 use super::block::{Attends, Block};
 use super::head::Head;
 use super::router::not_finite;
-use crate::config::{Config, Gating};
-use crate::device::{Accelerator, Gates, LayerParts, Parts, Spoken, Whole};
+use crate::config::Config;
+use crate::device::{Accelerator, LayerParts, Parts, Spoken, Whole};
 use crate::error::Result;
 use crate::experts::{Choice, ExpertStore, Step};
 use std::sync::Arc;
@@ -44,10 +44,7 @@ pub fn whole(
             kv_heads: config.kv_heads,
             head_width: config.head_width,
             active: config.active,
-            gates: match config.gating {
-                Gating::Softmax => Gates::Softmax,
-                Gating::Sigmoid => Gates::Sigmoid,
-            },
+            gating: config.gating,
             epsilon: config.norm_epsilon,
             slab: device.slab(),
             layers: (0..blocks.len()).map(layer).collect::<Option<_>>()?,

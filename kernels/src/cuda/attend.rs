@@ -5,9 +5,9 @@ use crate::ShapeError;
 use crate::attend::{BLOCK, KvFormat, Span};
 
 /// Floats beside the weighted values in a partial result.
-const EXTRA: usize = 2;
+pub(super) const EXTRA: usize = 2;
 /// Query heads that go through the cache together, and the widest head: what the kernels have room for.
-pub(super) const GROUP: usize = 8;
+const GROUP: usize = 8;
 pub(super) const WIDEST: usize = 256;
 
 /// The keys and values of one layer, for all kv heads: `kv_heads` rings of keys `head_bytes` apart, and as many of values.
@@ -89,17 +89,15 @@ impl Attend {
                 self.heads, span.tokens, cache.kv_heads, cache.capacity
             )));
         }
-        let panels = (self.heads / cache.kv_heads).div_ceil(GROUP);
-        let scale = (std::f64::consts::LOG2_E / (cache.head_width as f64).sqrt()) as f32;
         Ok(Launch {
             kernel: format!("attend_{}", cache.word()?),
             file: File::Attend,
-            grid: [side(blocks.len()), side(cache.kv_heads * panels), side(span.tokens)],
-            threads: 512,
+            grid: [side(blocks.len()), panels(self.heads, cache.kv_heads), side(span.tokens)],
+            threads: THREADS,
             arguments: arguments![
                 Address queries, Long span.first as u64, Word side(span.window.unwrap_or(0)), Word side(blocks.start),
                 Word side(self.heads), Word side(cache.kv_heads), Word side(cache.head_width),
-                Word side(cache.capacity), Float scale, Address cache.keys, Address cache.values,
+                Word side(cache.capacity), Float scale(cache.head_width), Address cache.keys, Address cache.values,
                 Long cache.head_bytes as u64, Address partial,
             ],
         })
@@ -109,17 +107,36 @@ impl Attend {
 /// Folds partial results in ascending order into `out`, `[tokens][heads * head_width]`, plain and rounded (the width of a
 /// head being a multiple of 32).
 pub fn fold(attend: Attend, partial: u64, out: Vectors) -> Launch {
+    let Attend { cache, span, heads } = attend;
+    fold_blocks(partial, span.blocks().len(), (heads, cache.head_width), out)
+}
+
+/// The same of so many blocks for each of the `out.t` tokens.
+pub(super) fn fold_blocks(partial: u64, blocks: usize, (heads, head_width): (usize, usize), out: Vectors) -> Launch {
     let Rounded { codes, scales, wholes } = out.rounded;
     Launch {
         kernel: "fold".into(),
         file: File::Attend,
-        grid: [side(attend.heads), side(attend.span.tokens), 1],
+        grid: [side(heads), side(out.t), 1],
         threads: 128,
         arguments: arguments![
-            Address partial, Word side(attend.span.blocks().len()), Word side(attend.heads),
-            Word side(attend.cache.head_width), Address out.plain, Address codes, Address scales, Address wholes,
+            Address partial, Word side(blocks), Word side(heads), Word side(head_width), Address out.plain,
+            Address codes, Address scales, Address wholes,
         ],
     }
+}
+
+/// Threads of a block of `attend`.
+pub(super) const THREADS: u32 = 512;
+
+/// What queries are multiplied by, so that 2^x of a score is e^x of what it stands for.
+pub(super) fn scale(head_width: usize) -> f32 {
+    (std::f64::consts::LOG2_E / (head_width as f64).sqrt()) as f32
+}
+
+/// Blocks of threads for all query heads, [`GROUP`] together at most.
+pub(super) fn panels(heads: usize, kv_heads: usize) -> u32 {
+    side(kv_heads * (heads / kv_heads).div_ceil(GROUP))
 }
 
 /// [`rotate`](crate::rope::rotate) of `count` heads of `t` tokens in place; `cos` and `sin` are `[t][half]`.

@@ -3,9 +3,9 @@
 //!
 //! What changes from token to token travels in one *ticket*; what comes of it is in one *answer*.
 
-use super::attend::{GROUP, WIDEST};
+use super::attend::{EXTRA, THREADS, WIDEST, fold_blocks, panels, scale};
 use super::{
-    Asked, ExpertShape, File, Inner, Launch, Matrix, Rounded, Vectors, arguments, gather, layout_word, products,
+    Asked, Cache, ExpertShape, File, Inner, Launch, Matrix, Rounded, Vectors, arguments, gather, layout_word, products,
     rms_norm, side, supported, word,
 };
 use crate::attend::{BLOCK, KvFormat};
@@ -54,15 +54,6 @@ pub struct Layer {
     pub table: u64,
 }
 
-/// Where a layer's keys and values lie: as [`Cache`](super::Cache).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ring {
-    pub keys: u64,
-    pub values: u64,
-    pub capacity: usize,
-    pub head_bytes: usize,
-}
-
 /// Three buffers: of [`Step::ticket_bytes`], [`Step::work_bytes`] and [`Step::answer_bytes`].
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -105,7 +96,11 @@ struct Answer {
     end: u64,
 }
 
+/// A cache as a ticket has it: four numbers of eight bytes.
 const RING_BYTES: usize = 32;
+/// Most experts of a layer, and most that are chosen: what `choose` has room for.
+const EXPERTS: usize = 1024;
+const ACTIVE: usize = 64;
 
 impl Step {
     /// The same model with everything it needs to be in: kernels for all of its formats, and shapes they have room for.
@@ -118,7 +113,11 @@ impl Step {
         if rest != 0 || group == 0 || !self.head_width.is_multiple_of(32) || self.head_width > WIDEST {
             return refused(format!("{} heads over {} of width {}", self.heads, self.kv_heads, self.head_width));
         }
-        if !self.width.is_multiple_of(32) || self.experts > 1024 || self.active > 64 || self.active > self.experts {
+        if !self.width.is_multiple_of(32)
+            || self.experts > EXPERTS
+            || self.active > ACTIVE
+            || self.active > self.experts
+        {
             return refused(format!("{} of {} experts of width {}", self.active, self.experts, self.width));
         }
         for (number, layer) in self.layers.iter().enumerate() {
@@ -169,9 +168,9 @@ impl Step {
         Answer { logits, ids, shares, end: pieces.0 }
     }
 
-    /// The ticket of a token: its position, each layer's cache, the cosines and sines of the position (each half a head), and
+    /// The ticket of a token: its position, each layer's cache (of the step's kind), the cosines and sines of the position (each half a head), and
     /// its row of the embedding.
-    pub fn ticket(&self, position: usize, rings: &[Ring], (cos, sin): (&[f32], &[f32]), x: &[f32]) -> Vec<u8> {
+    pub fn ticket(&self, position: usize, caches: &[Cache], (cos, sin): (&[f32], &[f32]), x: &[f32]) -> Vec<u8> {
         let at = self.ticket_at(0);
         let mut ticket = vec![0u8; at.end as usize];
         let mut put = |at: u64, words: &mut dyn Iterator<Item = [u8; 4]>| {
@@ -179,8 +178,8 @@ impl Step {
         };
         let long = |n: u64| [(n as u32).to_le_bytes(), ((n >> 32) as u32).to_le_bytes()];
         put(at.position, &mut long(position as u64).into_iter());
-        let ring = |ring: &Ring| [ring.keys, ring.values, ring.capacity as u64, ring.head_bytes as u64];
-        put(at.rings, &mut rings.iter().flat_map(ring).flat_map(long));
+        let ring = |c: &Cache| [c.keys, c.values, c.capacity as u64, c.head_bytes as u64];
+        put(at.rings, &mut caches.iter().flat_map(ring).flat_map(long));
         for (at, numbers) in [(at.cos, cos), (at.sin, sin), (at.x, x)] {
             put(at, &mut numbers.iter().map(|n| n.to_le_bytes()));
         }
@@ -220,7 +219,7 @@ impl Step {
             inner: pieces.take(4 * self.active * neurons),
             inner_rounded: pieces.take(Rounded::bytes(self.active, neurons)),
             y: pieces.take(4 * self.active * self.width),
-            partial: pieces.take(4 * self.heads * blocks * (self.head_width + 2)),
+            partial: pieces.take(4 * self.heads * blocks * (self.head_width + EXTRA)),
         };
         (work, pieces)
     }
@@ -243,7 +242,7 @@ impl Step {
             launches.push(self.three(layer, normed, &work));
             launches.push(self.turn(layer, (&ticket, ring), &work, (ids, shares)));
             launches.push(self.attend(layer, (&ticket, ring), &work, seen));
-            launches.push(self.fold(&work, seen, attended));
+            launches.push(fold_blocks(work.partial, seen, (self.heads, self.head_width), attended));
             launches.push(products(layer.out, attended, ticket.x, true)?);
             launches.push(rms_norm(ticket.x, layer.norm_ffn, self.epsilon, normed));
             let asked =
@@ -310,30 +309,14 @@ impl Step {
     }
 
     fn attend(&self, layer: &Layer, (ticket, ring): (&Ticket, u64), work: &Work, blocks: usize) -> Launch {
-        let panels = (self.heads / self.kv_heads).div_ceil(GROUP);
-        let scale = (std::f64::consts::LOG2_E / (self.head_width as f64).sqrt()) as f32;
         Launch {
             kernel: format!("attend_at_{}", self.kept.name()),
             file: File::Attend,
-            grid: [side(blocks), side(self.kv_heads * panels), 1],
-            threads: 512,
+            grid: [side(blocks), panels(self.heads, self.kv_heads), 1],
+            threads: THREADS,
             arguments: arguments![
                 Address work.q, Address ticket.position, Word side(layer.window.unwrap_or(0)), Word side(self.heads),
-                Word side(self.kv_heads), Word side(self.head_width), Float scale, Address ring, Address work.partial,
-            ],
-        }
-    }
-
-    fn fold(&self, work: &Work, blocks: usize, out: Vectors) -> Launch {
-        let Rounded { codes, scales, wholes } = out.rounded;
-        Launch {
-            kernel: "fold".into(),
-            file: File::Attend,
-            grid: [side(self.heads), 1, 1],
-            threads: 128,
-            arguments: arguments![
-                Address work.partial, Word side(blocks), Word side(self.heads), Word side(self.head_width),
-                Address out.plain, Address codes, Address scales, Address wholes,
+                Word side(self.kv_heads), Word side(self.head_width), Float scale(self.head_width), Address ring, Address work.partial,
             ],
         }
     }

@@ -5,7 +5,7 @@ use super::Weights;
 use super::cases::{Kind, Matrix, Random, assert_same, dots};
 use super::emulated::{Buffer, launch, machine};
 use super::kernels::attend::{Buffer as Kept, KvFormat, KvHead, Queries, Ring as Lies, Scratch, Span, attend};
-use super::kernels::cuda::{self, DownForm, ExpertShape, Layer, Ring, Room, Step};
+use super::kernels::cuda::{self, Cache, DownForm, ExpertShape, Layer, Room, Step};
 use super::kernels::norm::{axpy, exp, rms_norm, sigmoid};
 use super::kernels::rope::{Rope, rotate};
 use super::kernels::{Activations, Format, Isa, Layout, Order, Pick};
@@ -124,9 +124,16 @@ impl Part {
         }
     }
 
-    fn ring(&self) -> Ring {
-        let (keys, values) = (self.keys.address(), self.values.address());
-        Ring { keys, values, capacity: self.ring.capacity(), head_bytes: self.ring.bytes() }
+    fn cache(&self) -> Cache {
+        Cache {
+            format: self.ring.format(),
+            kv_heads: KV_HEADS,
+            head_width: HEAD,
+            capacity: self.ring.capacity(),
+            keys: self.keys.address(),
+            values: self.values.address(),
+            head_bytes: self.ring.bytes(),
+        }
     }
 
     fn normed(&self, which: usize, x: &[f32]) -> Vec<f32> {
@@ -188,6 +195,23 @@ fn choose(logits: &[f32], softmax: bool) -> (Vec<u32>, Vec<f32>) {
     chosen.into_iter().unzip()
 }
 
+fn step(parts: &[Part], kept: KvFormat, softmax: bool, norm: &Buffer, head: &Both) -> Step {
+    Step {
+        width: WIDTH,
+        heads: HEADS,
+        kv_heads: KV_HEADS,
+        head_width: HEAD,
+        experts: EXPERTS,
+        active: ACTIVE,
+        softmax,
+        epsilon: EPSILON,
+        kept,
+        layers: parts.iter().map(Part::layer).collect(),
+        norm: norm.address(),
+        head: head.there(),
+    }
+}
+
 fn tokens(kept: KvFormat, formats: [Format; 2], softmax: bool, count: usize) {
     if machine().is_none() {
         return;
@@ -199,20 +223,7 @@ fn tokens(kept: KvFormat, formats: [Format; 2], softmax: bool, count: usize) {
     ];
     let (norm, head) = ((0..WIDTH).map(|_| random.number()).collect::<Vec<f32>>(), formats[0]);
     let (norm_there, head) = (Buffer::of(&norm), Both::new(&mut random, head, VOCAB, WIDTH));
-    let step = Step {
-        width: WIDTH,
-        heads: HEADS,
-        kv_heads: KV_HEADS,
-        head_width: HEAD,
-        experts: EXPERTS,
-        active: ACTIVE,
-        softmax,
-        epsilon: EPSILON,
-        kept,
-        layers: parts.iter().map(Part::layer).collect(),
-        norm: norm_there.address(),
-        head: head.there(),
-    };
+    let step = step(&parts, kept, softmax, &norm_there, &head);
     let rope = Rope::new(1e4, HEAD);
     let blocks = 2;
     let (work, answer) = (Buffer::poisoned(step.work_bytes(blocks)), Buffer::poisoned(step.answer_bytes()));
@@ -223,7 +234,7 @@ fn tokens(kept: KvFormat, formats: [Format; 2], softmax: bool, count: usize) {
             x.fill(0.0);
         }
         let angles = rope.angles(position..position + 1);
-        let ticket = Buffer::of(&step.ticket(position, &[parts[0].ring(), parts[1].ring()], angles.at(0), &x));
+        let ticket = Buffer::of(&step.ticket(position, &[parts[0].cache(), parts[1].cache()], angles.at(0), &x));
         let room = Room { ticket: ticket.address(), work: work.address(), answer: answer.address() };
         step.launches(room, blocks).unwrap().iter().for_each(launch);
         let (logits, chosen) = step.read(&answer.read());
@@ -257,22 +268,9 @@ fn a_router_that_is_no_number_is_said() {
     let mut part = Part::new(&mut random, KvFormat::F16, Format::Q4_0, true, None);
     part.router.device = Buffer::of(&vec![f32::NAN; EXPERTS * WIDTH]);
     let (norm, head) = (Buffer::of(&[1f32; WIDTH]), Both::new(&mut random, Format::Q4_0, VOCAB, WIDTH));
-    let step = Step {
-        width: WIDTH,
-        heads: HEADS,
-        kv_heads: KV_HEADS,
-        head_width: HEAD,
-        experts: EXPERTS,
-        active: ACTIVE,
-        softmax: true,
-        epsilon: EPSILON,
-        kept: KvFormat::F16,
-        layers: vec![part.layer()],
-        norm: norm.address(),
-        head: head.there(),
-    };
+    let step = step(std::slice::from_ref(&part), KvFormat::F16, true, &norm, &head);
     let angles = Rope::new(1e4, HEAD).angles(0..1);
-    let ticket = Buffer::of(&step.ticket(0, &[part.ring()], angles.at(0), &[1.0; WIDTH]));
+    let ticket = Buffer::of(&step.ticket(0, &[part.cache()], angles.at(0), &[1.0; WIDTH]));
     let (work, answer) = (Buffer::poisoned(step.work_bytes(1)), Buffer::poisoned(step.answer_bytes()));
     let room = Room { ticket: ticket.address(), work: work.address(), answer: answer.address() };
     step.launches(room, 1).unwrap().iter().for_each(launch);

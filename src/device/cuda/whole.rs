@@ -4,12 +4,13 @@
 #![allow(unsafe_code)]
 
 use super::{Kept, Own, expert_shape, failed, shape};
-use crate::device::whole::{Gates, LayerParts, Parts, Spoken};
+use crate::config::Gating;
+use crate::device::whole::{LayerParts, Parts, Spoken};
 use crate::error::Result;
 use candle_core::Tensor;
 use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaSlice, PinnedHostSlice, sys};
 use kernels::attend::{BLOCK, KvFormat};
-use kernels::cuda::{Launch, Layer, Matrix, Ring, Room, Rounded, Step, Vectors, rms_norm};
+use kernels::cuda::{Cache, Launch, Layer, Matrix, Room, Rounded, Step, Vectors, rms_norm};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -66,7 +67,7 @@ impl Own {
             head_width: parts.head_width,
             experts: parts.layers.first().map_or(0, |layer| layer.slots.len()),
             active: parts.active,
-            softmax: parts.gates == Gates::Softmax,
+            softmax: parts.gating == Gating::Softmax,
             epsilon: parts.epsilon,
             kept: KvFormat::F16, // what the caches are is seen when there are any
             layers,
@@ -124,18 +125,10 @@ impl Own {
         if kept.iter().any(|kept| kept.cache.format != format) {
             return Ok(None);
         }
-        let rings: Vec<Ring> = kept
-            .iter()
-            .map(|kept| Ring {
-                keys: kept.cache.keys,
-                values: kept.cache.values,
-                capacity: kept.cache.capacity,
-                head_bytes: kept.cache.head_bytes,
-            })
-            .collect();
+        let caches: Vec<Cache> = kept.iter().map(|kept| kept.cache).collect();
         let mut desk: MutexGuard<'_, Desk> = whole.desk.lock().unwrap_or_else(PoisonError::into_inner);
         let desk = &mut *desk;
-        let ticket = whole.step.ticket(position, &rings, angles, x);
+        let ticket = whole.step.ticket(position, &caches, angles, x);
         desk.ticket.0.as_mut_slice().map_err(failed)?.copy_from_slice(&ticket);
         self.stream.memcpy_htod(&desk.ticket.0, &mut desk.ticket.1).map_err(failed)?;
         self.travel(whole, desk, position, format)?;
