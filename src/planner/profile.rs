@@ -18,6 +18,8 @@ const PAIRS: usize = 32;
 const MOST_BYTES: u64 = 256 << 20;
 /// Tokens that an even choice is worth where little is known: without it an expert not seen yet could never be chosen.
 const PRIOR: f64 = 4.0;
+/// No count goes beyond it, and all below can be written down as exactly as they were counted.
+const MOST_COUNTED: f64 = (1u64 << 53) as f64;
 /// Share of firing neurons where nothing was counted: published models keep over 60 % silent.
 const FIRING: f64 = 0.4;
 
@@ -252,8 +254,8 @@ fn merged(old: &[(u16, u16, f64)], late: &[(u16, u16, f64)], new: f64) -> Vec<(u
 }
 
 fn number(map: &Map<String, Value>, key: &str) -> Result<f64, String> {
-    let number = map.get(key).and_then(Value::as_f64).filter(|x| x.is_finite() && *x >= 0.0);
-    number.ok_or_else(|| format!("`{key}` is no number of at least 0"))
+    let number = map.get(key).and_then(Value::as_f64).filter(|x| (0.0..=MOST_COUNTED).contains(x));
+    number.ok_or_else(|| format!("`{key}` is no number from 0 to {MOST_COUNTED}"))
 }
 
 fn count(map: &Map<String, Value>, key: &str) -> Result<usize, String> {

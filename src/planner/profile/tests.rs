@@ -78,6 +78,7 @@ fn damage_is_a_sentence() {
         ("{}", "does not say"),
         (r#"{"profile":"thermocline","version":2}"#, "version"),
         (r#"{"profile":"thermocline","version":1,"experts":4,"active":9,"tokens":1,"layers":[]}"#, "no choice"),
+        (r#"{"profile":"thermocline","version":1,"experts":4,"active":2,"tokens":1e308,"layers":[]}"#, "`tokens`"),
         (
             r#"{"profile":"thermocline","version":1,"experts":4,"active":2,"tokens":1,"layers":[{}]}"#,
             "layer 0: `chosen`",
