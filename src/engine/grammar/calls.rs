@@ -1,6 +1,7 @@
 //! Calls of functions as a grammar: `<tool_call>`, a JSON object of name and arguments, `</tool_call>`.
 
-use super::{Error, Result, checked};
+use super::schema::checked;
+use super::{Error, Result};
 use crate::engine::text::CALL;
 use serde_json::{Value, json};
 use std::fmt::Write;

@@ -1,7 +1,8 @@
 //! Bounds of a grammar in Lark before the library sees it: the library goes down the stack with rules that lead to rules,
 //! with brackets and with the schemas inside, and a stack that ends takes the process with it.
 
-use super::{Error, MOST_DEPTH, MOST_MET, Named, Result, follow};
+use super::schema::{Named, follow};
+use super::{Error, MOST_DEPTH, MOST_MET, Result};
 use serde_json::Value;
 
 /// The depths of all rules that name others, together: whatever way leads through them is no longer.
@@ -164,17 +165,25 @@ mod tests {
     #[test]
     fn what_multiplies_is_bounded() {
         let ands = |n: usize| format!("start: A\nA: {}/a/", "/.*a.{9}b.*/ & ".repeat(n));
-        assert!(!refused(&ands(16)) && refused(&ands(17)));
+        assert!(!refused(&ands(8)) && refused(&ands(9)));
         let patterns = |n: usize| (0..n).map(|at| format!("{{\"pattern\": \"a{at}\"}}")).collect::<Vec<_>>().join(", ");
         let schema = |n: usize, with: &str| format!("start: %json {{\"{with}\": [{}]}}", patterns(n));
-        assert!(!refused(&schema(16, "allOf")) && refused(&schema(17, "allOf")) && !refused(&schema(17, "anyOf")));
+        assert!(!refused(&schema(8, "allOf")) && refused(&schema(9, "allOf")) && !refused(&schema(9, "anyOf")));
         let referred = |n: usize| {
             format!(
                 "start: %json {{\"$ref\": \"#/$defs/a\", \"pattern\": \"x\", \"$defs\": {{\"a\": {{\"allOf\": [{}]}}}}}}",
                 patterns(n)
             )
         };
-        assert!(!refused(&referred(7)) && refused(&referred(17)));
+        assert!(!refused(&referred(7)) && refused(&referred(8)));
+        // Texts that are not the same have patterns of their own, wherever they are written down.
+        let fields =
+            |n: usize| (0..n).map(|at| format!("\"p{at}\": {{\"pattern\": \"a\"}}")).collect::<Vec<_>>().join(", ");
+        let object = |n: usize| format!("{{\"properties\": {{{}}}}}", fields(n));
+        let described = format!("{{\"$ref\": \"#/$defs/a\", \"title\": \"a\", \"$defs\": {{\"a\": {}}}}}", object(50));
+        assert!(!refused(&format!("start: %json {described}")));
+        let all = |n: usize| format!("start: %json {{\"allOf\": [{}]}}", vec![object(30); n].join(", "));
+        assert!(!refused(&all(8)) && refused(&all(9)));
     }
 
     #[test]

@@ -8,15 +8,16 @@ pub mod calls;
 mod gbnf;
 mod landing;
 mod lark;
+mod schema;
 
 use super::text::Text;
 use crate::error::{Error, Result};
 use landing::Landing;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
-use llguidance::{JsonCompileOptions, Logger, Matcher, ParserFactory, TokenParser};
-use serde_json::{Map, Value, json};
-use std::collections::{HashMap, HashSet, VecDeque};
+use llguidance::{Logger, Matcher, ParserFactory, TokenParser};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use toktrie::{ApproximateTokEnv, INVALID_TOKEN, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
@@ -25,15 +26,8 @@ use toktrie::{ApproximateTokEnv, INVALID_TOKEN, InferenceCapabilities, TokEnv, T
 const MOST_BYTES: usize = 256 << 10;
 /// Brackets inside brackets: the library's parsers go down the stack with them.
 const MOST_DEPTH: usize = 96;
-/// Steps from a schema's root to its innermost part, references followed, and references that are no plain paths.
-const MOST_STEPS: usize = 400;
-const MOST_NAMED: usize = 64;
-/// Patterns for names, each held against every other and against every name.
-const MOST_PATTERNS: usize = 4_000;
-/// Names of properties: the library looks each up among those before it.
-const MOST_NAMES: usize = 5_000;
 /// Patterns that one text must satisfy: with each the automaton of all of them multiplies.
-const MOST_MET: usize = 16;
+const MOST_MET: usize = 8;
 /// Characters of the library's explanation that are passed on.
 const MOST_WORDS: usize = 500;
 
@@ -87,8 +81,8 @@ impl Grammars {
     /// Errors (usage): a schema or grammar that is too large, makes no sense, or asks for what is not supported, by name.
     pub fn compile(&self, form: &Form) -> Result<Grammar> {
         let (what, grammar) = match form {
-            Form::Object => ("object", schema(json!({ "type": "object" }))?),
-            Form::Schema(value) => ("schema", schema(value.clone())?),
+            Form::Object => ("object", schema::grammar(json!({ "type": "object" }))?),
+            Form::Schema(value) => ("schema", schema::grammar(value.clone())?),
             Form::Grammar(text) => {
                 check_size("grammar", text)?;
                 let lark = if text.contains("::=") { gbnf::to_lark(text)? } else { text.clone() };
@@ -123,41 +117,16 @@ impl Grammars {
     }
 }
 
-/// Bounds of time and memory: some 20 ms to compile, 15 ms for the tokens of one step, 40 MB, each at the very worst.
+/// Bounds of time and memory: some 15 ms for the tokens of one step and 40 MB at the very worst. Half a second to compile:
+/// patterns that a text must satisfy all at once are looked through before the first step, for a text that does.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_lexer_states: 20_000,
         max_grammar_size: 100_000,
+        initial_lexer_fuel: 500_000,
         verbose_errors: false,
         ..ParserLimits::default()
     }
-}
-
-/// As `json.dumps` writes it, which is what models have seen most: one blank after a comma or a colon and no other.
-fn schema(value: Value) -> Result<TopLevelGrammar> {
-    checked(value).map(TopLevelGrammar::from_json_schema)
-}
-
-/// A schema within limits, with what the library is to make of it.
-fn checked(mut value: Value) -> Result<Value> {
-    if !value.is_object() {
-        return Err(Error::Usage("the schema is no object".into()));
-    }
-    follow(&value, &mut Named::default())?;
-    let options = JsonCompileOptions {
-        item_separator: ", ".into(),
-        key_separator: ": ".into(),
-        whitespace_flexible: false,
-        ..JsonCompileOptions::default()
-    };
-    options.apply_to(&mut value);
-    Ok(value)
-}
-
-/// A schema is neither too large nor too deep, nor has it, with `named` of others beside it, too many patterns.
-fn follow(value: &Value, named: &mut Named) -> Result<()> {
-    check_size("schema", &value.to_string())?;
-    Steps { root: value, seen: HashMap::new(), elsewhere: 0, named }.follow(value, 0)
 }
 
 fn check_length(what: &str, text: &str) -> Result<()> {
@@ -182,92 +151,6 @@ fn check_size(what: &str, text: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Follows a schema the way the library does, which goes down the stack with it.
-struct Steps<'a> {
-    root: &'a Value,
-    seen: HashMap<&'a str, ()>,
-    /// References that are no paths.
-    elsewhere: usize,
-    named: &'a mut Named,
-}
-
-/// Properties by name and by pattern, so far.
-#[derive(Default)]
-struct Named {
-    names: usize,
-    patterns: usize,
-}
-
-impl<'a> Steps<'a> {
-    fn follow(&mut self, value: &'a Value, depth: usize) -> Result<()> {
-        if depth > MOST_STEPS {
-            return Err(Error::Usage(format!("the schema is more than {MOST_STEPS} steps deep, references followed")));
-        }
-        match value {
-            Value::Array(list) => list.iter().try_for_each(|inner| self.follow(inner, depth + 1)),
-            Value::Object(map) => {
-                if let Some(Value::String(reference)) = map.get("$ref") {
-                    self.refer(reference, depth)?;
-                }
-                map.values().try_for_each(|inner| self.follow(inner, depth + 1))?;
-                self.count(map)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn count(&mut self, map: &'a Map<String, Value>) -> Result<()> {
-        let members = |key: &str| map.get(key).and_then(Value::as_object).map_or(0, Map::len);
-        let Named { names, patterns } = self.named;
-        *names += members("properties") + map.get("required").and_then(Value::as_array).map_or(0, Vec::len);
-        *patterns += members("patternProperties");
-        if *names > MOST_NAMES {
-            return Err(Error::Usage(format!("the schema names more than {MOST_NAMES} properties")));
-        }
-        if *patterns * (*names + *patterns) > MOST_PATTERNS {
-            return Err(Error::Usage(format!(
-                "the schema has {patterns} patterns in patternProperties and {names} names of properties, too many to tell apart"
-            )));
-        }
-        let met = map.contains_key("allOf") || (map.contains_key("$ref") && map.len() > 1);
-        if met && self.patterns_in(map, &mut HashSet::new(), 0) > MOST_MET {
-            return Err(Error::Usage(format!(
-                "the schema holds texts to more than {MOST_MET} patterns by allOf or $ref"
-            )));
-        }
-        Ok(())
-    }
-
-    /// Patterns of texts in a part of the schema, references followed; beyond the limit where that goes too deep.
-    fn patterns_in(&self, map: &'a Map<String, Value>, seen: &mut HashSet<&'a str>, depth: usize) -> usize {
-        if depth > MOST_STEPS {
-            return MOST_MET + 1;
-        }
-        let own = ["pattern", "format"].iter().filter(|key| map.get(**key).is_some_and(Value::is_string)).count();
-        let named = map.get("$ref").and_then(Value::as_str).filter(|path| seen.insert(path));
-        let named = named.and_then(|path| self.root.pointer(path.strip_prefix('#')?));
-        let inner = map.values().flat_map(|inner| inner.as_array().map_or(std::slice::from_ref(inner), Vec::as_slice));
-        let maps = inner.chain(named).filter_map(Value::as_object);
-        own + maps.map(|map| self.patterns_in(map, seen, depth + 1)).sum::<usize>()
-    }
-
-    fn refer(&mut self, reference: &'a str, depth: usize) -> Result<()> {
-        if self.seen.insert(reference, ()).is_some() {
-            return Ok(());
-        }
-        match reference.strip_prefix('#').map(|path| self.root.pointer(path)) {
-            Some(Some(inner)) => self.follow(inner, depth + 1),
-            _ if self.elsewhere == MOST_NAMED => {
-                Err(Error::Usage(format!("the schema has more than {MOST_NAMED} references that are no paths in it")))
-            }
-            _ => {
-                self.elsewhere += 1;
-                Ok(())
-            }
-        }
-    }
 }
 
 /// The library's words, shortened, without its own state and backtraces.

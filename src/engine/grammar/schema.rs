@@ -1,0 +1,173 @@
+//! Bounds of a JSON schema before the library sees it, which follows references down the stack and tells names and patterns
+//! apart by trying each against each.
+
+use super::{Error, MOST_MET, Result, check_size};
+use llguidance::JsonCompileOptions;
+use llguidance::api::TopLevelGrammar;
+use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
+
+/// Steps from a schema's root to its innermost part, references followed, and references that are no plain paths.
+const MOST_STEPS: usize = 400;
+const MOST_NAMED: usize = 64;
+/// Patterns for names, each held against every other and against every name.
+const MOST_PATTERNS: usize = 4_000;
+/// Names of properties: the library looks each up among those before it.
+const MOST_NAMES: usize = 5_000;
+
+/// As `json.dumps` writes it, which is what models have seen most: one blank after a comma or a colon and no other.
+pub fn grammar(value: Value) -> Result<TopLevelGrammar> {
+    checked(value).map(TopLevelGrammar::from_json_schema)
+}
+
+/// A schema within limits, with what the library is to make of it.
+pub fn checked(mut value: Value) -> Result<Value> {
+    if !value.is_object() {
+        return Err(Error::Usage("the schema is no object".into()));
+    }
+    follow(&value, &mut Named::default())?;
+    let options = JsonCompileOptions {
+        item_separator: ", ".into(),
+        key_separator: ": ".into(),
+        whitespace_flexible: false,
+        ..JsonCompileOptions::default()
+    };
+    options.apply_to(&mut value);
+    Ok(value)
+}
+
+/// A schema is neither too large nor too deep, nor has it, with `named` of others beside it, too many patterns.
+pub fn follow(value: &Value, named: &mut Named) -> Result<()> {
+    check_size("schema", &value.to_string())?;
+    Steps { root: value, seen: HashMap::new(), elsewhere: 0, named }.follow(value, 0)
+}
+
+/// Follows a schema the way the library does, which goes down the stack with it.
+struct Steps<'a> {
+    root: &'a Value,
+    seen: HashMap<&'a str, ()>,
+    /// References that are no paths.
+    elsewhere: usize,
+    named: &'a mut Named,
+}
+
+/// Properties by name and by pattern, so far.
+#[derive(Default)]
+pub struct Named {
+    names: usize,
+    patterns: usize,
+}
+
+/// Patterns for one text.
+#[derive(Clone, Copy, Default)]
+struct Met {
+    /// For what the part of the schema is of, if that is a text.
+    here: usize,
+    /// For a text somewhere inside it.
+    below: usize,
+}
+
+impl Met {
+    /// Another part holds for the same.
+    fn join(&mut self, other: Met) {
+        self.here += other.here;
+        self.below += other.below;
+    }
+
+    fn most(self) -> usize {
+        self.here.max(self.below)
+    }
+}
+
+impl<'a> Steps<'a> {
+    fn follow(&mut self, value: &'a Value, depth: usize) -> Result<()> {
+        if depth > MOST_STEPS {
+            return Err(Error::Usage(format!("the schema is more than {MOST_STEPS} steps deep, references followed")));
+        }
+        match value {
+            Value::Array(list) => list.iter().try_for_each(|inner| self.follow(inner, depth + 1)),
+            Value::Object(map) => {
+                if let Some(Value::String(reference)) = map.get("$ref") {
+                    self.refer(reference, depth)?;
+                }
+                map.values().try_for_each(|inner| self.follow(inner, depth + 1))?;
+                self.count(value, map)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, value: &'a Value, map: &'a Map<String, Value>) -> Result<()> {
+        let members = |key: &str| map.get(key).and_then(Value::as_object).map_or(0, Map::len);
+        let Named { names, patterns } = self.named;
+        *names += members("properties") + map.get("required").and_then(Value::as_array).map_or(0, Vec::len);
+        *patterns += members("patternProperties");
+        if *names > MOST_NAMES {
+            return Err(Error::Usage(format!("the schema names more than {MOST_NAMES} properties")));
+        }
+        if *patterns * (*names + *patterns) > MOST_PATTERNS {
+            return Err(Error::Usage(format!(
+                "the schema has {patterns} patterns in patternProperties and {names} names of properties, too many to tell apart"
+            )));
+        }
+        let met = map.contains_key("allOf") || (map.contains_key("$ref") && map.len() > 1);
+        if met && self.met(value, &mut HashSet::new(), 0).most() > MOST_MET {
+            return Err(Error::Usage(format!(
+                "the schema holds texts to more than {MOST_MET} patterns by allOf or $ref"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Patterns that one text must satisfy for this part of the schema, references followed; at most, and beyond the limit
+    /// where that goes too deep.
+    fn met(&self, value: &'a Value, seen: &mut HashSet<&'a str>, depth: usize) -> Met {
+        let mut met = Met::default();
+        let Value::Object(map) = value else { return met };
+        if depth > MOST_STEPS {
+            return Met { here: MOST_MET + 1, below: 0 };
+        }
+        for (key, value) in map {
+            if let ("$ref", Value::String(path)) = (key.as_str(), value) {
+                let named = path.strip_prefix('#').filter(|_| seen.insert(path));
+                if let Some(value) = named.and_then(|path| self.root.pointer(path)) {
+                    met.join(self.met(value, seen, depth + 1));
+                }
+                continue;
+            }
+            let parts = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter();
+            let mut of = |value| self.met(value, seen, depth + 1);
+            match (key.as_str(), value) {
+                ("pattern" | "format", Value::String(_)) => met.here += 1,
+                // Only what refers to them holds a text to them.
+                ("$defs" | "definitions", _) => {}
+                // A property has one of these names; it may have names by pattern, and a rule for all, on top.
+                ("properties", Value::Object(all)) => {
+                    met.below += all.values().map(|v| of(v).most()).max().unwrap_or(0)
+                }
+                ("patternProperties", Value::Object(all)) => {
+                    met.below += all.values().map(|v| of(v).most()).sum::<usize>();
+                }
+                ("allOf" | "anyOf" | "oneOf", _) => parts.for_each(|part| met.join(of(part))),
+                _ => met.below += parts.map(|part| of(part).most()).sum::<usize>(),
+            }
+        }
+        met
+    }
+
+    fn refer(&mut self, reference: &'a str, depth: usize) -> Result<()> {
+        if self.seen.insert(reference, ()).is_some() {
+            return Ok(());
+        }
+        match reference.strip_prefix('#').map(|path| self.root.pointer(path)) {
+            Some(Some(inner)) => self.follow(inner, depth + 1),
+            _ if self.elsewhere == MOST_NAMED => {
+                Err(Error::Usage(format!("the schema has more than {MOST_NAMED} references that are no paths in it")))
+            }
+            _ => {
+                self.elsewhere += 1;
+                Ok(())
+            }
+        }
+    }
+}
