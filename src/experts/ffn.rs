@@ -181,8 +181,8 @@ const BLOCK: usize = 32;
 
 /// How many neurons of each block fire for any token, after rounding.
 fn fired_by_block(h: &Activations) -> Vec<usize> {
-    let fires = |i: &usize| (0..h.t()).any(|t| h.code(t, *i) != 0);
-    (0..h.width()).step_by(BLOCK).map(|start| (start..start + BLOCK).filter(fires).count()).collect()
+    let fires = |block| (0..h.t()).fold(0, |any, t| any | h.fires(t, block));
+    (0..h.width() / BLOCK).map(|block| fires(block).count_ones() as usize).collect()
 }
 
 /// Bytes read of `columns` columns, where so many neurons of each block are: their weights, and scales of blocks with any.

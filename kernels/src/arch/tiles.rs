@@ -8,9 +8,6 @@ use crate::format::{Q4_0, Q4_1, Q8_0, RUN};
 use crate::layout::{CHUNK, LANES};
 use crate::{Activations, Columns, Tiles};
 
-/// Blocks of 32 neurons whose rows are asked for ahead of time: the next alone just fits into the first-level cache.
-const AHEAD: usize = 1;
-
 /// Formats that can be laid by neuron.
 pub(super) trait Tiled {
     /// Whether a byte holds two codes.
@@ -99,20 +96,20 @@ fn firing<const T: usize>(w: &Tiles, h: &Activations, t: usize, b: usize) -> Fir
     let groups: [_; T] = std::array::from_fn(|i| &h.groups(t + i)[b / LANES]);
     let mut list = Firing { rows: [codes; RUN], weights: [[0; RUN / 4]; T], n: 0 };
     let mut bytes = [[0i8; RUN]; T];
-    for k in 0..RUN / 4 {
-        for i in 0..4 {
-            // Written always, kept if it fires: the next one overwrites it otherwise.
-            list.rows[list.n] = codes.wrapping_add((4 * k + i) * w.plan().row_bytes);
-            let mut reads = false;
-            for (bytes, group) in bytes.iter_mut().zip(groups) {
-                let weight = group.codes[k][b % LANES * 4 + i];
-                bytes[list.n] = weight;
-                reads |= w.reads(weight);
-            }
-            list.n += usize::from(reads);
-        }
+    let mut left = groups.iter().fold(0, |all, group| all | group.fires(b % LANES));
+    if w.reads(0) {
+        left = u32::MAX;
     }
-    // What follows the last firing neuron is a silent one's zero, or was never written.
+    while left != 0 {
+        let i = left.trailing_zeros() as usize;
+        left &= left - 1;
+        list.rows[list.n] = codes.wrapping_add(i * w.plan().row_bytes);
+        for (bytes, group) in bytes.iter_mut().zip(groups) {
+            bytes[list.n] = group.codes[i / 4][b % LANES * 4 + i % 4];
+        }
+        list.n += 1;
+    }
+    // What follows the last firing neuron was never written: the weight zero.
     list.n = list.n.next_multiple_of(4);
     for (weights, bytes) in list.weights.iter_mut().zip(bytes) {
         for (weight, four) in weights.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -122,21 +119,50 @@ fn firing<const T: usize>(w: &Tiles, h: &Activations, t: usize, b: usize) -> Fir
     list
 }
 
-/// Sums of `SUMS` times `LANES` outputs over some neurons: integers, as `LANES` outputs in each vector.
+/// Sums of `SUMS` times `LANES` outputs over some neurons: integers, as `LANES` outputs in each vector, and how they begin.
+///
+/// Where products of whole bytes fit, the last four are of bytes as they lie until [`finish`] takes off the low nibbles'
+/// share: 16 times what the high ones give.
+#[inline(always)]
+unsafe fn begin<V: Vector, B: Tiled>(sum_of_h: i32) -> [V::I; 8] {
+    // SAFETY: arithmetic only.
+    unsafe {
+        let low = V::splat(-offset::<V, B>() * sum_of_h);
+        let high = if B::NIBBLES && V::WHOLE_BYTES { V::splat(-17 * offset::<V, B>() * sum_of_h) } else { low };
+        [low, low, low, low, high, high, high, high]
+    }
+}
+
+/// Adds four neurons, of rounded weights `h`.
 #[inline(always)]
 unsafe fn add_four<V: Vector, B: Tiled>(sums: &mut [V::I; 8], codes: [V::I; 4], h: V::I) {
     // SAFETY: arithmetic only.
     unsafe {
         let mask = V::splat(0x0f0f_0f0f);
         for i in 0..4 {
-            if B::NIBBLES {
-                sums[i] = V::dot::<15>(sums[i], V::and(codes[i], mask), h);
-                sums[i + 4] = V::dot::<15>(sums[i + 4], V::and(V::shr(codes[i], 4), mask), h);
-            } else {
+            if !B::NIBBLES {
                 sums[i] = V::dot_signed(sums[i], V::signed(codes[i]), h);
+                continue;
             }
+            sums[i] = V::dot::<15>(sums[i], V::and(codes[i], mask), h);
+            sums[i + 4] = match V::WHOLE_BYTES {
+                true => V::dot::<255>(sums[i + 4], codes[i], h),
+                false => V::dot::<15>(sums[i + 4], V::and(V::shr(codes[i], 4), mask), h),
+            };
         }
     }
+}
+
+/// The sums, each its own.
+#[inline(always)]
+unsafe fn finish<V: Vector, B: Tiled>(mut sums: [V::I; 8]) -> [V::I; 8] {
+    if B::NIBBLES && V::WHOLE_BYTES {
+        for i in 0..4 {
+            // SAFETY: arithmetic only.
+            sums[i + 4] = unsafe { V::shr_signed(V::sub(sums[i + 4], sums[i]), 4) };
+        }
+    }
+    sums
 }
 
 /// The first output of sum `i` of the vector at byte `byte` of a chunk.
@@ -163,19 +189,17 @@ unsafe fn few_vectors<V: Vector, B: Tiled, const T: usize>(
     let all = w.bytes().as_ptr();
     // SAFETY: the caller's: columns are whole chunks that exist, and the output has a number for each.
     unsafe {
-        for b in 0..blocks.min(AHEAD) {
-            let next = firing::<T>(&w, h, t, b);
-            for row in &next.rows[..next.n] {
-                for at in bytes.clone().step_by(CHUNK) {
-                    V::prefetch(row.wrapping_add(at));
-                }
+        let mut list = firing::<T>(&w, h, t, 0);
+        for row in &list.rows[..list.n] {
+            for at in bytes.clone().step_by(CHUNK) {
+                V::prefetch(row.wrapping_add(at));
             }
         }
         for b in 0..blocks {
-            let list = firing::<T>(&w, h, t, b);
-            // Spread over the columns of this block, the lines of a later one are asked for.
-            let next = if b + AHEAD < blocks {
-                firing::<T>(&w, h, t, b + AHEAD)
+            // Spread over the columns of this block, the lines of the next are asked for: just what the first-level cache
+            // holds beside it.
+            let next = if b + 1 < blocks {
+                firing::<T>(&w, h, t, b + 1)
             } else {
                 Firing { rows: [all; RUN], weights: [[0; RUN / 4]; T], n: 0 }
             };
@@ -188,7 +212,7 @@ unsafe fn few_vectors<V: Vector, B: Tiled, const T: usize>(
                     next.ask::<V>(each);
                     let first = at * per_byte;
                     for half in 0..if B::MINIMUM { 2 } else { 1 } {
-                        let scales = w.plan().half(half, (b + AHEAD).min(blocks - 1), first);
+                        let scales = w.plan().half(half, (b + 1).min(blocks - 1), first);
                         for line in (0..2 * B::OUTPUTS).step_by(CHUNK) {
                             V::prefetch(all.wrapping_add(scales + line));
                         }
@@ -196,7 +220,7 @@ unsafe fn few_vectors<V: Vector, B: Tiled, const T: usize>(
                     for byte in (0..CHUNK).step_by(4 * V::LANES) {
                         let mut sums = [[V::splat(0); 8]; T];
                         for (sums, whole) in sums.iter_mut().zip(sum_of_h) {
-                            *sums = [V::splat(-offset::<V, B>() * whole); 8];
+                            *sums = begin::<V, B>(whole);
                         }
                         for q in 0..list.n / 4 {
                             let load = |r: usize| list.rows[4 * q + r].wrapping_add(at + byte);
@@ -205,6 +229,9 @@ unsafe fn few_vectors<V: Vector, B: Tiled, const T: usize>(
                             for (sums, weights) in sums.iter_mut().zip(&list.weights) {
                                 add_four::<V, B>(sums, codes, V::splat(weights[q]));
                             }
+                        }
+                        for sums in &mut sums {
+                            *sums = finish::<V, B>(*sums);
                         }
                         for s in 0..B::SUMS {
                             let c = first + output::<B>(s, byte);
@@ -225,6 +252,7 @@ unsafe fn few_vectors<V: Vector, B: Tiled, const T: usize>(
             }
             // After a silent block nothing has been asked for yet.
             next.ask::<V>(usize::MAX);
+            list = next.list;
         }
     }
 }

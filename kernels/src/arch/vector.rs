@@ -11,6 +11,8 @@ pub(crate) trait Vector: Copy {
     /// What [`Vector::dot_signed`] adds to each weight before it multiplies: 0, or 128 where the instruction wants
     /// unsigned codes. The caller takes it off again, times the sum of the activations.
     const SIGNED_OFFSET: i32;
+    /// Whether [`Vector::dot`] takes codes up to 255.
+    const WHOLE_BYTES: bool;
     /// Rows and vectors of activations whose products are summed at the same time: what the registers hold.
     const ROWS: usize;
     type I: Copy;

@@ -109,6 +109,7 @@ unsafe fn convert(halves: uint16x4_t) -> float32x4_t {
 impl<P: Products> Vector for Quad<P> {
     const LANES: usize = 4;
     const SIGNED_OFFSET: i32 = 0;
+    const WHOLE_BYTES: bool = false; // codes are signed there
     // 32 registers: codes of two rows, and their sums with four vectors of activations.
     const ROWS: usize = 2;
     type I = int32x4_t;

@@ -12,6 +12,7 @@ pub(crate) struct Ymm<P>(PhantomData<P>);
 /// How bytes are multiplied; as the methods of [`Vector`] of the same names.
 pub(crate) trait Products: Copy {
     const SIGNED_OFFSET: i32;
+    const WHOLE_BYTES: bool;
     unsafe fn dot(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i;
     unsafe fn dot4<const HIGHEST: i32>(sum: __m256i, codes: [__m256i; 4], x: [__m256i; 4]) -> __m256i;
     unsafe fn signed(weights: __m256i) -> __m256i;
@@ -24,6 +25,7 @@ pub(crate) struct Words;
 
 impl Products for Words {
     const SIGNED_OFFSET: i32 = 0;
+    const WHOLE_BYTES: bool = false;
 
     #[inline(always)]
     unsafe fn dot(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
@@ -69,6 +71,7 @@ pub(crate) struct Vnni;
 
 impl Products for Vnni {
     const SIGNED_OFFSET: i32 = 128;
+    const WHOLE_BYTES: bool = true;
 
     #[inline(always)]
     unsafe fn dot(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
@@ -123,6 +126,7 @@ unsafe fn mask(n: usize) -> __m256i {
 impl<P: Products> Vector for Ymm<P> {
     const LANES: usize = 8;
     const SIGNED_OFFSET: i32 = P::SIGNED_OFFSET;
+    const WHOLE_BYTES: bool = P::WHOLE_BYTES;
     // 16 registers: codes of one row, and its sums with four vectors of activations.
     const ROWS: usize = 1;
     type I = __m256i;

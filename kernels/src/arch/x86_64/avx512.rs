@@ -17,6 +17,7 @@ fn lanes(n: usize) -> u16 {
 impl Vector for Zmm {
     const LANES: usize = 16;
     const SIGNED_OFFSET: i32 = 128;
+    const WHOLE_BYTES: bool = true;
     // 32 registers: codes of two rows, and their sums with four vectors of activations.
     const ROWS: usize = 2;
     type I = __m512i;
