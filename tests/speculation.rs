@@ -100,6 +100,14 @@ fn answers_are_the_same_with_what_was_said_before_as_a_guess() {
         assert_eq!((alone.drafted, alone.decode_steps), (0, alone.step_tokens));
         assert_eq!((stats.decode_tokens, stats.step_tokens), (alone.decode_tokens, alone.step_tokens));
         assert!(stats.decode_steps + stats.accepted >= stats.step_tokens, "{stats:?}");
+        // A request may have fewer, or none.
+        for guesses in [0, 2] {
+            let (said, fewer) =
+                say(&mut session, &prompt, &sampling, &Limits { guesses: Some(guesses), ..limits.clone() });
+            assert!(said == expected, "way {turn}, {guesses} guesses at most");
+            let steps = fewer.decode_steps;
+            assert!(fewer.drafted <= guesses * steps && (guesses == 0 || fewer.drafted > 0), "{guesses}: {fewer:?}");
+        }
         // The same conversation goes on in what guesses have left behind.
         let more: Vec<u32> = session.tokens().iter().copied().chain([101, 102]).take(1000).collect();
         let limits = Limits { max_tokens: Some(20), ..Limits::default() };

@@ -69,6 +69,7 @@ impl Conversation {
             max_tokens: self.settings.max_tokens,
             stop: self.settings.stop.clone(),
             grammar: self.settings.grammar.clone(),
+            guesses: None,
             interrupt: Some(answering.flag()),
         };
         self.answers += 1;

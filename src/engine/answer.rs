@@ -24,6 +24,8 @@ pub struct Limits {
     /// What the answer is held to. It ends where nothing can follow; before that an end-of-sequence id ends it only where
     /// the grammar may end.
     pub grammar: Option<Grammar>,
+    /// Most tokens guessed for one step, and no more than the engine guesses; `None`: as many.
+    pub guesses: Option<usize>,
     /// Set from elsewhere (Ctrl-C) to end the answer, in the middle of a step too.
     pub interrupt: Option<Arc<AtomicBool>>,
 }
@@ -130,6 +132,8 @@ impl Answer {
         let stops = Stops::new(&limits.stop)?;
         let common = session.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count().min(last);
         let chances = session.shared().chances.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut drafting = session.shared().drafting;
+        drafting.max = limits.guesses.map_or(drafting.max, |most| most.min(drafting.max));
         let mut stats = Stats::default();
         if session.truncate(common) {
             stats.reused_tokens = common
@@ -150,7 +154,7 @@ impl Answer {
             pending: None,
             guessed: VecDeque::new(),
             right: 0,
-            drafter: Drafter::new(session.shared().drafting, chances),
+            drafter: Drafter::new(drafting, chances),
             held: VecDeque::new(),
             decoded: 0,
             shown: 0,
@@ -270,7 +274,7 @@ impl Answer {
         let pending = self.pending.expect("only then there is something to compute");
         let left = self.limits.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(self.stats.decode_tokens));
         let free = session.capacity() - session.tokens().len() - 1;
-        let room = free.min(left.saturating_sub(1)).min(most);
+        let room = free.min(left.saturating_sub(1)).min(most).min(self.drafter.most());
         let place = Place { pending, room, others, interrupt: self.limits.interrupt.as_deref() };
         let mut tokens = vec![pending];
         if room > 0 {

@@ -69,6 +69,7 @@ impl Ask {
         let max_tokens = max_tokens(&mut fields, way)?;
         let stop = stop(&mut fields)?;
         let logprobs = logprobs(&mut fields, way)?;
+        let guesses = fields.whole("speculative.n_max", 0..=usize::MAX)?;
         let sampling = sampling(&mut fields, settings, served)?;
         let mut calls = false;
         let prompts = match way {
@@ -109,7 +110,7 @@ impl Ask {
         if let Some(long) = prompts.iter().find(|prompt| prompt.len() > context) {
             return Err(Failure::too_long(long.len(), context));
         }
-        let limits = Limits { max_tokens, stop, grammar, interrupt: None };
+        let limits = Limits { max_tokens, stop, grammar, guesses, interrupt: None };
         // What the engine would refuse later is refused before a stream begins.
         Sampler::new(&sampling, served.engine.text().limit())?;
         Stops::new(&limits.stop)?;

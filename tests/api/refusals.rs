@@ -25,6 +25,7 @@ fn fields_are_refused_by_name() {
         (chat(json!({ "temperature": 100.00000000000001 })), "temperature"),
         (chat(json!({ "top_p": 1.5 })), "top_p"),
         (chat(json!({ "min_p": -0.1 })), "min_p"),
+        (chat(json!({ "speculative.n_max": -1 })), "speculative.n_max"),
         (chat(json!({ "top_k": 1.5 })), "top_k"),
         (chat(json!({ "n": 0 })), "n"),
         (chat(json!({ "n": 17 })), "n"),

@@ -114,7 +114,7 @@ pub(super) struct Drafter {
 pub(super) struct Place<'a> {
     /// Drawn, and not in the session yet.
     pub pending: u32,
-    /// Tokens that may be guessed: what the context and the answer have room for.
+    /// Tokens that may be guessed: no more than [`Drafter::most`], and what the context and the answer have room for.
     pub room: usize,
     /// Tokens of others in the same step.
     pub others: usize,
@@ -126,10 +126,15 @@ impl Drafter {
         Drafter { settings, chances, credit: None, trying: None, each: None }
     }
 
+    /// Tokens that may be guessed for one step.
+    pub fn most(&self) -> usize {
+        self.settings.max
+    }
+
     /// How the text of `session` goes on after `place.pending`; nothing where that is not worth a check.
     pub fn guess(&mut self, session: &mut Session, place: &Place<'_>) -> Result<Vec<u32>> {
         self.trying = None;
-        let room = place.room.min(self.settings.max).min(session.shared().kv.chunk.saturating_sub(1));
+        let room = place.room.min(session.shared().kv.chunk.saturating_sub(1));
         let measured = session.shared().pace.of(place.others + 1);
         let Some(plain) = measured.or(self.settings.always.then_some(0.0)) else { return Ok(Vec::new()) };
         let credit = self.credit.get_or_insert(FIRST_LOSS * plain);
