@@ -1,6 +1,7 @@
 //! The flags that say what goes to an accelerator, as a wish.
 
 use super::args::PlaceArgs;
+use crate::device::Accelerator;
 use crate::engine::Wanted;
 use crate::error::{Error, Result};
 
@@ -34,6 +35,10 @@ pub fn wanted(place: &PlaceArgs) -> Result<Wanted> {
              one out"
                 .into(),
         ));
+    }
+    // Said now, before a model is downloaded and packed for it.
+    if let (false, Some(name)) = (wanted.processor, wanted.name) {
+        Accelerator::open(name, None)?;
     }
     Ok(wanted)
 }
@@ -77,6 +82,7 @@ mod tests {
             (PlaceArgs { cpu: true, override_tensor: there.clone(), ..none() }, "-ot"),
             (PlaceArgs { gpu_layers: Some(0), override_tensor: there, ..none() }, "-ot"),
             (PlaceArgs { device: Some("tpu".into()), ..none() }, "stand-in"),
+            (PlaceArgs { device: Some("cuda:77".into()), ..none() }, "cuda"),
         ] {
             let said = wanted(&wrong).unwrap_err();
             assert!(said.exit_code() == 2 && said.to_string().contains(words), "{said}");
