@@ -116,6 +116,53 @@ fn random_placements_agree() {
     }
 }
 
+/// A conversation is saved and restored wherever its cache lies: with the same bits where it lay before, and elsewhere with those
+/// of its numbers that were kept. Windows have gone round.
+#[test]
+fn a_saved_session_goes_on_anywhere() {
+    let tiny = tiny();
+    let (folder, path) = model(&tiny, Format::F32);
+    let (file, text) = (folder.path().join("kept"), tokens(320, 8));
+    let mut seed = 23;
+    let placements = [None, Some(everything(&tiny)), Some(random(&tiny, &mut seed)), Some(random(&tiny, &mut seed))];
+    for (format, tolerance) in [(KvFormat::F32, 5e-6), (KvFormat::F16, 2e-3)] {
+        let open = |device: &Option<OnDevice>| {
+            open(&path, &Options { keys: format, values: format, ..options(device.clone(), None) })
+        };
+        for from in &placements {
+            let mut live = open(from).session();
+            feed(&mut live, &text[..300]);
+            let bytes = live.save(&file).unwrap();
+            let expected = feed(&mut live, &text[300..]);
+            for to in &placements {
+                let mut session = open(to).session();
+                feed(&mut session, &text[..40]); // what was there before does not matter
+                assert_eq!(session.restore(&file).unwrap(), bytes);
+                assert_eq!(session.tokens(), &text[..300]);
+                let found = feed(&mut session, &text[300..]);
+                if from == to {
+                    assert!(same(&found, &expected), "{from:?}");
+                }
+                let apart = apart(&found, &expected);
+                assert!(apart <= tolerance, "{apart} apart from {from:?} to {to:?}");
+            }
+        }
+    }
+    // Eight bits are not computed with there: such a cache is another.
+    let (_folder, wide) = model(&Tiny { head_width: 32, ..tiny.clone() }, Format::F32);
+    let eight =
+        |device| open(&wide, &Options { keys: KvFormat::Q8_0, values: KvFormat::Q8_0, ..options(device, None) });
+    let mut live = eight(None).session();
+    feed(&mut live, &text[..30]);
+    live.save(&file).unwrap();
+    match eight(Some(everything(&tiny))).session().restore(&file) {
+        Err(Error::Usage(sentence)) => {
+            assert!(sentence.contains("expected q8_0/q8_0") && sentence.contains("layer 0 f16/f16"), "{sentence}");
+        }
+        other => panic!("expected Error::Usage, got {other:?}"),
+    }
+}
+
 /// Threads, steps of a prompt, slots and their number, a packed head: nothing of the host's changes a bit of a hybrid run.
 #[test]
 fn the_hosts_ways_change_no_bit() {

@@ -55,12 +55,14 @@ pub enum What {
     /// What experts on the other side add up to.
     Sum,
     Logits,
+    /// Keys and values of a session that is saved or restored.
+    Cache,
 }
 
 impl What {
-    pub const ALL: [What; 9] = {
+    pub const ALL: [What; 10] = {
         use What::*;
-        [Weights, Angles, Mask, Hidden, Router, Normed, Choice, Sum, Logits]
+        [Weights, Angles, Mask, Hidden, Router, Normed, Choice, Sum, Logits, Cache]
     };
 }
 

@@ -70,6 +70,14 @@ impl Own {
         match *self {}
     }
 
+    pub fn fetch_cache(&self, _: &Kept, _: usize) -> Result<Vec<Vec<u8>>> {
+        match *self {}
+    }
+
+    pub fn fill_cache(&self, _: &mut Kept, _: &[Vec<u8>]) -> Result<()> {
+        match *self {}
+    }
+
     pub fn whole(&self, _: &Parts<'_>) -> Result<Option<Whole>> {
         match *self {}
     }

@@ -3,7 +3,9 @@
 use super::own;
 use super::{Accelerator, Hold, What};
 use crate::error::Result;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+use kernels::Isa;
+use kernels::attend::{KvFormat, Ring as Lies};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,6 +41,11 @@ impl Ring {
 
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Heads of keys, and of values.
+    pub fn heads(&self) -> usize {
+        self.heads
     }
 
     /// Bytes of it, once it is written to.
@@ -161,6 +168,73 @@ impl Ring {
         let mask: Vec<f32> = (0..n).flat_map(one).collect();
         self.accelerator.brought(What::Mask, 4 * mask.len() as u64);
         Ok(Tensor::from_vec(mask, (n, seen.len()), self.accelerator.device())?)
+    }
+
+    /// How the host would keep a head's keys, and its values.
+    pub fn lies(&self) -> [Lies; 2] {
+        let format = |dtype| if dtype == DType::F32 { KvFormat::F32 } else { KvFormat::F16 };
+        self.types.map(|dtype| Lies::new(format(dtype), self.head_width, self.capacity))
+    }
+
+    /// The first `slots`, whole blocks of them, as the host would keep them: each head's keys, then each head's values.
+    pub fn fetch(&self, slots: usize) -> Result<Vec<Vec<u8>>> {
+        if let (Some(own), Some((kept, _))) = (&self.accelerator.own, &self.own) {
+            let parts = own.fetch_cache(kept, slots)?;
+            self.accelerator.took(What::Cache, parts.iter().map(|part| part.len() as u64).sum());
+            return Ok(parts);
+        }
+        let mut parts = Vec::with_capacity(2 * self.heads);
+        for (which, lies) in self.lies().into_iter().enumerate() {
+            let bytes = lies.bytes() / lies.capacity() * slots;
+            let Some((kept, _)) = self.store.as_ref().filter(|_| slots > 0) else {
+                parts.extend(std::iter::repeat_n(vec![0; bytes], self.heads)); // never written
+                continue;
+            };
+            let numbers = kept[which].narrow(1, 0, slots)?.to_dtype(DType::F32)?.contiguous()?;
+            let numbers: Vec<f32> = self.accelerator.fetch(What::Cache, &numbers)?.flatten_all()?.to_vec1()?;
+            for rows in numbers.chunks_exact(slots * self.head_width) {
+                let mut part = lies.buffer();
+                match which {
+                    0 => lies.store_keys(Isa::best(), 0, rows, self.head_width, &mut part),
+                    _ => lies.store_values(Isa::best(), 0, rows, self.head_width, &mut part),
+                }
+                parts.push(part[..bytes].to_vec());
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Puts into the first `slots` what was fetched from those of a ring that lies alike.
+    pub fn fill(&mut self, slots: usize, parts: &[Vec<u8>]) -> Result<()> {
+        if slots == 0 {
+            return Ok(());
+        }
+        if self.keeps()?
+            && let (Some(own), Some((kept, _))) = (&self.accelerator.own, &mut self.own)
+        {
+            self.accelerator.brought(What::Cache, parts.iter().map(|part| part.len() as u64).sum());
+            return own.fill_cache(kept, parts);
+        }
+        let (accelerator, lies) = (self.accelerator.clone(), self.lies());
+        let (heads, width, types) = (self.heads, self.head_width, self.types);
+        let kept = self.kept()?;
+        for which in [0, 1] {
+            let mut numbers = vec![0f32; heads * slots * width];
+            for (rows, part) in numbers.chunks_exact_mut(slots * width).zip(&parts[which * heads..]) {
+                let mut whole = lies[which].buffer();
+                whole[..part.len()].copy_from_slice(part);
+                for (slot, row) in rows.chunks_exact_mut(width).enumerate() {
+                    match which {
+                        0 => lies[which].load_key(slot, &whole, row),
+                        _ => lies[which].load_value(slot, &whole, row),
+                    }
+                }
+            }
+            let numbers = Tensor::from_vec(numbers, (heads, slots, width), &Device::Cpu)?;
+            let numbers = accelerator.bring(What::Cache, &numbers)?.to_dtype(types[which])?;
+            kept[which].slice_set(&numbers, 1, 0)?;
+        }
+        Ok(())
     }
 
     /// Becomes a copy of `from`, a ring of the same shape, of which only the first `slots` were ever written.

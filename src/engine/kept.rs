@@ -83,7 +83,6 @@ impl Session {
     ///
     /// Errors (runtime): the file cannot be written, or another program is writing it; then `path` is as it was.
     pub fn save(&self, path: &Path) -> Result<u64> {
-        self.lies_here()?;
         let failed = |e: std::io::Error| Error::Runtime(format!("{} cannot be written: {e}", path.display()));
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Error::Usage(format!("{} names no file", path.display())));
@@ -111,8 +110,10 @@ impl Session {
         put(&(header.len() as u64).to_le_bytes())?;
         put(header.as_bytes())?;
         put(&self.tokens().iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>())?;
-        for part in self.kv().parts() {
-            put(part)?;
+        for layer in 0..self.shared().config.layers.len() {
+            for part in self.kv().fetch(layer)? {
+                put(&part)?;
+            }
         }
         (&file).write_all(&hash.finalize()).map_err(failed)?;
         file.sync_all().map_err(failed)?;
@@ -122,24 +123,11 @@ impl Session {
         Ok(bytes + HASH)
     }
 
-    /// Errors where a part of the cache lies on an accelerator: that is neither written nor read yet.
-    fn lies_here(&self) -> Result<()> {
-        match self.kv().is_partly_away() {
-            true => Err(Error::Usage(
-                "sessions are saved and restored only where the whole cache lies in memory, and some layers are on an \
-                 accelerator: leave attention to the processor (-dev cpu)"
-                    .into(),
-            )),
-            false => Ok(()),
-        }
-    }
-
     /// Becomes the session that was saved to `path`. Returns the bytes of the file.
     ///
     /// Errors (usage): no such file, a damaged one, one of another model or of other settings of the cache. The session is
     /// as it was, or empty where only the end shows that the file is damaged.
     pub fn restore(&mut self, path: &Path) -> Result<u64> {
-        self.lies_here()?;
         let name = path.display();
         let failed = |e: std::io::Error| Error::Usage(format!("{name} cannot be read: {e}"));
         let wrong = |what: &str| Error::Usage(format!("{name} is no saved session: {what}"));
@@ -193,8 +181,8 @@ impl Session {
         let tokens: Vec<u32> = ids.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
         self.check(0, &tokens)?;
         self.truncate(0);
-        for part in self.kv_mut().parts_mut(written) {
-            get(part)?;
+        for layer in 0..self.shared().config.layers.len() {
+            self.kv_mut().fill(layer, written, &mut get)?;
         }
         let mut said = [0; HASH as usize];
         file.read_exact(&mut said).map_err(failed)?;

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::device::{self, Accelerator};
 use crate::error::Result;
 use kernels::attend::{BLOCK, Buffer, KvFormat, Ring};
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -93,7 +94,16 @@ impl KvShape {
         let (keys, values) = (self.keys.name(), self.values.name());
         let layers = positions.chunk_by(|a, b| a == b).map(|run| format!("{} x {}", run.len(), run[0]));
         let layers: Vec<String> = layers.collect();
-        format!("{keys}/{values}, {} heads of {}, positions {}", self.kv_heads, self.head_width, layers.join(" "))
+        let mut words =
+            format!("{keys}/{values}, {} heads of {}, positions {}", self.kv_heads, self.head_width, layers.join(" "));
+        for (layer, &window) in self.windows.iter().enumerate() {
+            let Some(accelerator) = self.there(layer) else { continue };
+            let kept = self.ring_there(accelerator, window).lies().map(|lies| lies.format());
+            if kept != [self.keys, self.values] {
+                words.push_str(&format!(", layer {layer} {}/{}", kept[0].name(), kept[1].name()));
+            }
+        }
+        words
     }
 
     fn bytes_with(&self, rewind: usize) -> u64 {
@@ -203,11 +213,15 @@ impl KvCache {
     pub fn copy(&mut self, other: &KvCache) -> Result<()> {
         (self.len, self.high) = (0, 0);
         for (layer, from) in self.layers.iter_mut().zip(&other.layers) {
-            if let (LayerKv::There(layer), LayerKv::There(from)) = (layer, from) {
-                layer.copy(from, other.high)?;
+            match (layer, from) {
+                (LayerKv::There(layer), LayerKv::There(from)) => layer.copy(from, other.high)?,
+                (LayerKv::Here(layer), LayerKv::Here(from)) => {
+                    let parts = layer.parts_mut(other.high).zip(from.parts(other.high));
+                    parts.for_each(|(to, from)| to.copy_from_slice(from));
+                }
+                _ => unreachable!("caches of one shape have their layers in the same places"),
             }
         }
-        self.parts_mut(other.high).into_iter().zip(other.parts()).for_each(|(to, from)| to.copy_from_slice(from));
         (self.len, self.high) = (other.len, other.high);
         Ok(())
     }
@@ -217,45 +231,41 @@ impl KvCache {
         self.high
     }
 
-    /// Whether some of it lies on an accelerator: `parts` are then not all of it.
-    pub fn is_partly_away(&self) -> bool {
-        self.layers.iter().any(|layer| matches!(layer, LayerKv::There(_)))
-    }
-
-    fn here(&self) -> impl Iterator<Item = &Heads> {
-        self.layers.iter().filter_map(|layer| match layer {
-            LayerKv::Here(heads) => Some(heads),
-            LayerKv::There(_) => None,
+    /// What was ever written in a layer: each head's keys, then each head's values, as the host keeps them. Fails where an
+    /// accelerator does.
+    pub fn fetch(&self, layer: usize) -> Result<Vec<Cow<'_, [u8]>>> {
+        Ok(match &self.layers[layer] {
+            LayerKv::Here(heads) => heads.parts(self.high).map(Cow::Borrowed).collect(),
+            LayerKv::There(ring) => {
+                ring.fetch(slots(ring.capacity(), self.high))?.into_iter().map(Cow::Owned).collect()
+            }
         })
     }
 
-    /// What was ever written on the host, layer by layer: a head's keys, the next one's, and then values.
-    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let part = |ring: Ring, buffer| &Buffer::deref(buffer)[..used(ring, self.high)];
-        self.here().flat_map(move |layer| {
-            let keys = layer.keys.iter().map(move |buffer| part(layer.key_ring, buffer));
-            keys.chain(layer.values.iter().map(move |buffer| part(layer.value_ring, buffer)))
-        })
-    }
-
-    /// Where the parts of a cache with so many written positions lie.
-    pub fn parts_mut(&mut self, written: usize) -> Vec<&mut [u8]> {
-        let mut parts = Vec::new();
-        for layer in &mut self.layers {
-            let LayerKv::Here(layer) = layer else { continue };
-            let (keys, values) = (used(layer.key_ring, written), used(layer.value_ring, written));
-            parts.extend(layer.keys.iter_mut().map(|buffer| &mut buffer[..keys]));
-            parts.extend(layer.values.iter_mut().map(|buffer| &mut buffer[..values]));
+    /// Fills a layer with what was fetched from one with so many written positions: `get` is called for each part in turn.
+    pub fn fill(&mut self, layer: usize, written: usize, mut get: impl FnMut(&mut [u8]) -> Result<()>) -> Result<()> {
+        match &mut self.layers[layer] {
+            LayerKv::Here(heads) => heads.parts_mut(written).try_for_each(get),
+            LayerKv::There(ring) => {
+                let heads = ring.heads();
+                let lies = ring.lies().into_iter().flat_map(|lies| std::iter::repeat_n(lies, heads));
+                let mut parts: Vec<Vec<u8>> = lies.map(|lies| vec![0; used(lies, written)]).collect();
+                parts.iter_mut().try_for_each(|part| get(part))?;
+                ring.fill(slots(ring.capacity(), written), &parts)
+            }
         }
-        parts
     }
 
-    /// Bytes of those parts.
+    /// Bytes of all layers' parts.
     pub fn bytes_of(&self, written: usize) -> u64 {
-        let layer = |layer: &Heads| {
-            layer.keys.len() * used(layer.key_ring, written) + layer.values.len() * used(layer.value_ring, written)
+        let layer = |layer: &LayerKv| {
+            let (heads, lies) = match layer {
+                LayerKv::Here(heads) => (heads.keys.len(), [heads.key_ring, heads.value_ring]),
+                LayerKv::There(ring) => (ring.heads(), ring.lies()),
+            };
+            lies.into_iter().map(|lies| (heads * used(lies, written)) as u64).sum::<u64>()
         };
-        self.here().map(|l| layer(l) as u64).sum()
+        self.layers.iter().map(layer).sum()
     }
 
     /// Says that all parts were filled with those of a cache of `len` positions and so many written ones.
@@ -275,10 +285,29 @@ impl KvCache {
     }
 }
 
-/// Bytes of a buffer that hold something once so many positions were written: slots are filled from the first on, in whole
-/// tiles of keys.
+/// Slots that hold something once so many positions were written: they are filled from the first on, in whole tiles of keys.
+fn slots(capacity: usize, written: usize) -> usize {
+    written.next_multiple_of(BLOCK).min(capacity)
+}
+
+/// Bytes of a buffer's slots that hold something.
 fn used(ring: Ring, written: usize) -> usize {
-    ring.bytes() / ring.capacity() * written.next_multiple_of(BLOCK).min(ring.capacity())
+    ring.bytes() / ring.capacity() * slots(ring.capacity(), written)
+}
+
+impl Heads {
+    /// What was ever written: a head's keys, the next one's, and then values.
+    fn parts(&self, written: usize) -> impl Iterator<Item = &[u8]> {
+        let part = move |ring, buffer| &Buffer::deref(buffer)[..used(ring, written)];
+        let keys = self.keys.iter().map(move |buffer| part(self.key_ring, buffer));
+        keys.chain(self.values.iter().map(move |buffer| part(self.value_ring, buffer)))
+    }
+
+    fn parts_mut(&mut self, written: usize) -> impl Iterator<Item = &mut [u8]> {
+        let (keys, values) = (used(self.key_ring, written), used(self.value_ring, written));
+        let keys = self.keys.iter_mut().map(move |buffer| &mut buffer[..keys]);
+        keys.chain(self.values.iter_mut().map(move |buffer| &mut buffer[..values]))
+    }
 }
 
 impl LayerKv {

@@ -354,6 +354,35 @@ impl Own {
         Ok(self.tensor(out, (n, width)))
     }
 
+    /// The first `slots` of a cache, whole tiles of them, as they lie, which is as the host has them: each head's keys, then each
+    /// head's values.
+    pub fn fetch_cache(&self, kept: &Kept, slots: usize) -> Result<Vec<Vec<u8>>> {
+        let cache = kept.cache;
+        let bytes = cache.head_bytes / cache.capacity * slots;
+        let mut parts = Vec::with_capacity(2 * cache.kv_heads);
+        for all in [&kept.keys, &kept.values] {
+            for start in (0..cache.kv_heads).map(|head| head * cache.head_bytes) {
+                parts.push(self.stream.clone_dtoh(&all.slice(start..start + bytes)).map_err(failed)?);
+            }
+        }
+        self.stream.synchronize().map_err(failed)?;
+        Ok(parts)
+    }
+
+    /// Puts there what was fetched.
+    pub fn fill_cache(&self, kept: &mut Kept, parts: &[Vec<u8>]) -> Result<()> {
+        let cache = kept.cache;
+        let (keys, values) = parts.split_at(cache.kv_heads);
+        for (all, parts) in [(&mut kept.keys, keys), (&mut kept.values, values)] {
+            for (head, part) in parts.iter().enumerate() {
+                let start = head * cache.head_bytes;
+                self.stream.memcpy_htod(part, &mut all.slice_mut(start..start + part.len())).map_err(failed)?;
+            }
+        }
+        // What is copied belongs to the caller, who may let go of it.
+        self.stream.synchronize().map_err(failed)
+    }
+
     /// Copies the slots of `from` of which only the first `slots` were ever written.
     pub fn copy(&self, into: &mut Kept, from: &Kept, slots: usize) -> Result<()> {
         let cache = into.cache;
