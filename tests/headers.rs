@@ -194,6 +194,21 @@ proptest! {
     }
 }
 
+/// A list of as many entries as are kept takes more in memory than in the file, and no more than a small header may cost.
+#[test]
+fn lists_of_any_length_stay_within_their_files() {
+    for len in [1000u64, 1024, 1025, 4096, 60_000] {
+        let mut bytes = b"GGUF".to_vec();
+        bytes.extend(3u32.to_le_bytes());
+        bytes.extend([0u64, 1, 1].map(u64::to_le_bytes).concat()); // no tensors, one key, whose name has one letter
+        bytes.push(b'k');
+        bytes.extend([9u32, 0].map(u32::to_le_bytes).concat()); // an array of bytes
+        bytes.extend(len.to_le_bytes());
+        bytes.resize(bytes.len() + len as usize, 7);
+        assert!(gguf(&bytes).is_err(), "it says nothing of a model");
+    }
+}
+
 #[test]
 fn whole_headers_stay_within_their_files() {
     gguf(&GGUF).unwrap();

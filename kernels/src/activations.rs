@@ -37,18 +37,12 @@ pub(crate) struct Group {
 impl Group {
     const ZERO: Group = Group { codes: [[0; 64]; 8], scales: [0.0; LANES], whole: [0; LANES], first: [0; LANES] };
 
-    /// Block `j`, four codes to a number as they lie.
-    #[inline(always)]
-    pub fn fours(&self, j: usize) -> [u32; RUN / 4] {
-        self.codes.map(|line| u32::from_le_bytes(std::array::from_fn(|i| line[4 * j + i] as u8)))
-    }
-
-    /// Which codes of block `j` are not zero.
+    /// Which codes of block `j` are not zero: a bit for each, the first the lowest.
     #[inline(always)]
     pub fn fires(&self, j: usize) -> u32 {
-        let fours = self.fours(j);
         let mut fires = 0;
-        for (k, four) in fours.into_iter().enumerate() {
+        for (k, line) in self.codes.iter().enumerate() {
+            let four = u32::from_le_bytes(std::array::from_fn(|i| line[4 * j + i] as u8));
             // The highest bit of each byte that is not zero, and the four of them side by side.
             let set = (((four & 0x7f7f_7f7f) + 0x7f7f_7f7f) | four) & 0x8080_8080;
             fires |= ((set >> 7).wrapping_mul(0x1020_4080) >> 28) << (4 * k);

@@ -20,7 +20,7 @@ const MOST_TENSORS: u64 = 1 << 20;
 const MOST_NAME: u64 = 1 << 16;
 const MOST_DIMENSIONS: u32 = 4;
 /// Lists up to this long are kept as values: one entry per layer, or a few token ids.
-const SHORT_LIST: u64 = 4096;
+const SHORT_LIST: u64 = 1024;
 
 /// A parsed header. Long lists stay in the file; `lists` says where.
 #[derive(Debug)]
@@ -287,7 +287,7 @@ impl<'a> Cursor<'a> {
             return Ok(Value::Long(list.len));
         }
         self.at = list.range.start;
-        let mut entries = vec![];
+        let mut entries = Vec::with_capacity(list.len as usize);
         for _ in 0..list.len {
             entries.push(self.scalar(list.kind)?);
         }
