@@ -146,7 +146,7 @@ impl Session {
         }
         get(&mut length)?;
         let length = u64::from_le_bytes(length);
-        if length > MOST_HEADER {
+        if length > MOST_HEADER.min(size) {
             return Err(wrong("its header is too long"));
         }
         let mut header = vec![0; length as usize];
