@@ -39,13 +39,13 @@ pub fn checked(mut value: Value) -> Result<Value> {
 /// A schema is neither too large nor too deep, nor has it, with `named` of others beside it, too many patterns.
 pub fn follow(value: &Value, named: &mut Named) -> Result<()> {
     check_size("schema", &value.to_string())?;
-    Steps { root: value, seen: HashMap::new(), elsewhere: 0, named }.follow(value, 0)
+    Steps { root: value, seen: HashSet::new(), elsewhere: 0, named }.follow(value, 0)
 }
 
 /// Follows a schema the way the library does, which goes down the stack with it.
 struct Steps<'a> {
     root: &'a Value,
-    seen: HashMap<&'a str, ()>,
+    seen: HashSet<&'a str>,
     /// References that are no paths.
     elsewhere: usize,
     named: &'a mut Named,
@@ -70,8 +70,12 @@ struct Met {
 impl Met {
     /// Another part holds for the same.
     fn join(&mut self, other: Met) {
-        self.here += other.here;
-        self.below += other.below;
+        self.here = self.here.saturating_add(other.here);
+        self.below = self.below.saturating_add(other.below);
+    }
+
+    fn inside(most: Option<usize>) -> Met {
+        Met { here: 0, below: most.unwrap_or(0) }
     }
 
     fn most(self) -> usize {
@@ -91,13 +95,13 @@ impl<'a> Steps<'a> {
                     self.refer(reference, depth)?;
                 }
                 map.values().try_for_each(|inner| self.follow(inner, depth + 1))?;
-                self.count(value, map)
+                self.count(map)
             }
             _ => Ok(()),
         }
     }
 
-    fn count(&mut self, value: &'a Value, map: &'a Map<String, Value>) -> Result<()> {
+    fn count(&mut self, map: &'a Map<String, Value>) -> Result<()> {
         let members = |key: &str| map.get(key).and_then(Value::as_object).map_or(0, Map::len);
         let Named { names, patterns } = self.named;
         *names += members("properties") + map.get("required").and_then(Value::as_array).map_or(0, Vec::len);
@@ -111,7 +115,7 @@ impl<'a> Steps<'a> {
             )));
         }
         let met = map.contains_key("allOf") || (map.contains_key("$ref") && map.len() > 1);
-        if met && self.met(value, &mut HashSet::new(), 0).most() > MOST_MET {
+        if met && self.met(map, &mut HashMap::new(), 0).most() > MOST_MET {
             return Err(Error::Usage(format!(
                 "the schema holds texts to more than {MOST_MET} patterns by allOf or $ref"
             )));
@@ -120,43 +124,57 @@ impl<'a> Steps<'a> {
     }
 
     /// Patterns that one text must satisfy for this part of the schema, references followed; at most, and beyond the limit
-    /// where that goes too deep.
-    fn met(&self, value: &'a Value, seen: &mut HashSet<&'a str>, depth: usize) -> Met {
+    /// where that goes too deep. `known`: of the references met so far; one that leads back to itself adds nothing there.
+    fn met(&self, map: &'a Map<String, Value>, known: &mut HashMap<&'a str, Met>, depth: usize) -> Met {
         let mut met = Met::default();
-        let Value::Object(map) = value else { return met };
         if depth > MOST_STEPS {
             return Met { here: MOST_MET + 1, below: 0 };
         }
         for (key, value) in map {
             if let ("$ref", Value::String(path)) = (key.as_str(), value) {
-                let named = path.strip_prefix('#').filter(|_| seen.insert(path));
-                if let Some(value) = named.and_then(|path| self.root.pointer(path)) {
-                    met.join(self.met(value, seen, depth + 1));
-                }
+                met.join(self.met_there(path, known, depth));
                 continue;
             }
             let parts = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter();
-            let mut of = |value| self.met(value, seen, depth + 1);
-            match (key.as_str(), value) {
-                ("pattern" | "format", Value::String(_)) => met.here += 1,
+            let mut of = |value: &'a Value| match value {
+                Value::Object(map) => self.met(map, known, depth + 1),
+                _ => Met::default(),
+            };
+            let within = match (key.as_str(), value) {
+                ("pattern" | "format", Value::String(_)) => Met { here: 1, below: 0 },
                 // Only what refers to them holds a text to them.
-                ("$defs" | "definitions", _) => {}
-                // A property has one of these names; it may have names by pattern, and a rule for all, on top.
-                ("properties", Value::Object(all)) => {
-                    met.below += all.values().map(|v| of(v).most()).max().unwrap_or(0)
-                }
+                ("$defs" | "definitions", _) => Met::default(),
+                // A property has one of these names, an item one of these places; there may be names by pattern, and a
+                // rule for all, on top.
+                ("properties", Value::Object(all)) => Met::inside(all.values().map(|v| of(v).most()).max()),
+                ("prefixItems", _) => Met::inside(parts.map(|part| of(part).most()).max()),
                 ("patternProperties", Value::Object(all)) => {
-                    met.below += all.values().map(|v| of(v).most()).sum::<usize>();
+                    Met::inside(all.values().map(|v| of(v).most()).reduce(usize::saturating_add))
                 }
-                ("allOf" | "anyOf" | "oneOf", _) => parts.for_each(|part| met.join(of(part))),
-                _ => met.below += parts.map(|part| of(part).most()).sum::<usize>(),
-            }
+                ("allOf" | "anyOf" | "oneOf", _) => parts.map(of).fold(Met::default(), |mut all, part| {
+                    all.join(part);
+                    all
+                }),
+                _ => Met::inside(parts.map(|part| of(part).most()).reduce(usize::saturating_add)),
+            };
+            met.join(within);
         }
         met
     }
 
+    fn met_there(&self, path: &'a str, known: &mut HashMap<&'a str, Met>, depth: usize) -> Met {
+        if let Some(&met) = known.get(path) {
+            return met;
+        }
+        known.insert(path, Met::default());
+        let there = path.strip_prefix('#').and_then(|path| self.root.pointer(path)).and_then(Value::as_object);
+        let met = there.map_or_else(Met::default, |map| self.met(map, known, depth + 1));
+        known.insert(path, met);
+        met
+    }
+
     fn refer(&mut self, reference: &'a str, depth: usize) -> Result<()> {
-        if self.seen.insert(reference, ()).is_some() {
+        if !self.seen.insert(reference) {
             return Ok(());
         }
         match reference.strip_prefix('#').map(|path| self.root.pointer(path)) {
@@ -168,6 +186,45 @@ impl<'a> Steps<'a> {
                 self.elsewhere += 1;
                 Ok(())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn patterns_are_counted_for_the_text_that_must_meet_them() {
+        let patterns = |n: usize| (0..n).map(|i| json!({ "pattern": format!(".*{i}.*") })).collect::<Vec<_>>();
+        let properties = |n: usize| {
+            let named = patterns(n).into_iter().enumerate().map(|(i, of)| (format!("p{i}"), of));
+            json!({ "properties": named.collect::<Map<_, _>>() })
+        };
+        let defs = |of: Value| json!({ "a": { "pattern": "a.*" }, "of": of });
+        let at = "#/$defs/a";
+        let fits = [
+            json!({ "allOf": patterns(MOST_MET) }),
+            json!({ "allOf": [properties(50), { "type": "object" }] }),
+            json!({ "$ref": "#/$defs/of", "title": "fifty", "$defs": defs(properties(50)) }),
+            json!({ "allOf": [{ "prefixItems": patterns(50) }] }),
+            json!({ "allOf": [{ "prefixItems": vec![json!({ "$ref": at }); 50] }], "$defs": defs(json!(true)) }),
+            // It leads back to itself.
+            json!({ "allOf": [{ "$ref": "#/$defs/of" }], "$defs": defs(json!({ "allOf": [{ "$ref": "#/$defs/of" }] })) }),
+        ];
+        for schema in fits {
+            assert!(checked(schema.clone()).is_ok(), "{schema}");
+        }
+        let refused = [
+            json!({ "allOf": patterns(MOST_MET + 1) }),
+            json!({ "allOf": [{ "items": { "allOf": patterns(5) } }, { "prefixItems": patterns(1), "items": { "allOf": patterns(4) } }] }),
+            // Met once as a property, it still counts each time for one text.
+            json!({ "properties": { "a": { "$ref": at } }, "allOf": vec![json!({ "$ref": at }); MOST_MET + 1], "$defs": defs(json!(true)) }),
+            json!({ "$ref": "#/$defs/of", "$defs": defs(json!({ "$ref": at, "allOf": vec![json!({ "$ref": at }); MOST_MET] })) }),
+        ];
+        for schema in refused {
+            assert!(checked(schema.clone()).is_err(), "{schema}");
         }
     }
 }
