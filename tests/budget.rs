@@ -109,7 +109,7 @@ fn the_peak_is_within_the_budget_and_the_answer_is_the_same() {
 
 /// `Any of these fits: -c 256, or -ctk q8_0 -ctv q8_0, or --ram 812M`
 fn advice(outcome: &Outcome) -> Vec<Vec<String>> {
-    let list = outcome.stderr.split("Any of these fits: ").nth(1).unwrap_or_else(|| panic!("no advice: {outcome:?}"));
+    let list = outcome.stderr.split(" fits: ").nth(1).unwrap_or_else(|| panic!("no advice: {outcome:?}"));
     let one = |flags: &str| flags.split_whitespace().map(str::to_string).collect();
     list.trim_end().split(", or ").map(one).collect()
 }

@@ -35,7 +35,7 @@ fn each_is_a_plan_or_a_sentence() {
         // Budgets.
         (&["--ram", "0"], 2, "at least 1 byte"),
         (&["--ram", "1"], 3, "too few"),
-        (&["--ram", "4K"], 3, "Any of these fits"),
+        (&["--ram", "4K"], 3, "This fits: --ram"),
         (&["--ram", "-5G"], 2, "unexpected argument"),
         (&["--ram", "lots"], 2, "size"),
         (&["--ram", "99999999999999999999G"], 2, "64 bits"),
@@ -155,4 +155,63 @@ fn constraints_are_kept_and_contradictions_are_named() {
     assert!(partly.code == 2 && partly.stderr.contains("only some"), "{partly:?}");
     let small = hybrid(&home, &["-ngl", "99", "--vram", "512M"]);
     assert!(small.code == 3 && small.stderr.contains("fits"), "{small:?}");
+}
+
+/// Too little memory beside an accelerator is refused, and what is said to fit does.
+#[test]
+fn what_is_said_to_fit_fits() {
+    let home = Home::new();
+    let advised = |outcome: &Outcome, flag: &str| {
+        let words: Vec<&str> = outcome.stderr.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == flag).expect("a flag that fits");
+        words[at + 1].to_string()
+    };
+    for flags in
+        [&["--ram", "1"][..], &["--ram", "30M"], &["--ram", "1M", "-ngl", "0"], &["--ram", "9M", "-ot", "exps=CPU"]]
+    {
+        let refused = hybrid(&home, flags);
+        assert!(refused.code == 3 && refused.stderr.contains("least that does"), "{flags:?}: {refused:?}");
+        let ram = advised(&refused, "--ram");
+        let more = [&["--ram", &ram], &flags[2..]].concat();
+        let fits = home.run(&[&["plan", "--json", "--disk", "1G"], &GPU as &[&str], &more].concat());
+        assert_eq!(fits.code, 0, "{more:?}: {fits:?}");
+        let value: serde_json::Value = serde_json::from_str(&fits.stdout).expect("JSON");
+        let held =
+            value["memory"].as_array().expect("a list").iter().map(|line| line["bytes"].as_u64().expect("bytes"));
+        assert!(held.sum::<u64>() <= value["budget_bytes"].as_u64().expect("a budget"), "{value}");
+    }
+    let refused = hybrid(&home, &["--vram", "513M", "-ngl", "99"]);
+    let vram = advised(&refused, "--vram");
+    assert_eq!(hybrid(&home, &["--vram", &vram, "-ngl", "99"]).code, 0, "{refused:?}");
+}
+
+#[test]
+fn parts_add_up_and_answers_are_whole() {
+    let home = Home::new();
+    let value = |flags: &[&str]| -> serde_json::Value {
+        let outcome = home.run(&[&["plan", "--json", "--disk", "1G"], flags].concat());
+        assert_eq!(outcome.code, 0, "{flags:?}: {outcome:?}");
+        serde_json::from_str(&outcome.stdout).expect("JSON")
+    };
+    // Everything there, some of it, nothing.
+    for flags in [&GPU[..], &["--gpu", "vram=514M,bandwidth=200G"], &["--gpu", "vram=512M,bandwidth=200G"], &[]] {
+        let plan = value(flags);
+        let parts = plan["token_seconds"].as_array().expect("a list").iter();
+        let parts: Vec<f64> = parts.map(|part| part["seconds"].as_f64().expect("a number")).collect();
+        let whole = 1.0 / plan["tokens_per_second"]["expected"].as_f64().expect("a number");
+        assert!(parts.iter().all(|part| *part >= 0.0), "{plan}");
+        assert!((parts.iter().sum::<f64>() / whole - 1.0).abs() < 1e-6, "{plan}");
+        for gain in plan["gains"].as_array().expect("a list") {
+            assert!(gain["tokens_per_second"].as_f64().is_some_and(|gain| gain >= 0.0), "{plan}");
+        }
+    }
+    let explained = value(&["--explain", "1.2"]);
+    assert!(explained["explanation"]["text"].as_str().is_some_and(|text| text.contains("expert 2 of layer 1")));
+    assert_eq!(value(&["-d", "0"])["depth"], 0);
+    assert_eq!(value(&["--ram", "18446744073709551615"])["budget_bytes"], u64::MAX);
+    let clamped = plan(&home, &["-d", "5000"]);
+    assert!(clamped.stderr.contains("-d 5000"), "{clamped:?}");
+    // A stand-in has no speed.
+    let stand_in = value(&["-dev", "stand-in"]);
+    assert!(stand_in["tokens_per_second"].is_null() && stand_in["bound_seconds"].is_null(), "{stand_in}");
 }

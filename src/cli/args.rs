@@ -58,7 +58,7 @@ pub enum Command {
     Pack(PackArgs),
     /// Look after the packed files of models
     Cache(CacheArgs),
-    /// Replay a trace (--trace) through every cache policy, and through perfect foresight
+    /// Replay a trace (what --trace wrote) through every cache policy, and through perfect foresight
     CacheSim(CacheSimArgs),
     /// Say what this machine can do, what is missing and what would help
     Doctor(super::doctor::DoctorArgs),
@@ -438,7 +438,7 @@ pub struct PlaceArgs {
     #[arg(long, value_name = "N", env = "THERMOCLINE_N_CPU_MOE", value_parser = length,
         allow_negative_numbers = true)]
     pub n_cpu_moe: Option<usize>,
-    /// [-ot] Where tensors lie whose names (as in GGUF files) a regular expression finds; DEV is CPU, CUDA0 or METAL
+    /// [-ot] Where tensors lie whose names (as in GGUF files) a regular expression finds; DEV is CPU, GPU (any accelerator), CUDA0 or METAL
     #[arg(long, value_name = "REGEX=DEV", env = "THERMOCLINE_OVERRIDE_TENSOR", value_parser = crate::engine::Rule::parse,
         value_delimiter = ',', allow_hyphen_values = true)]
     pub override_tensor: Vec<crate::engine::Rule>,

@@ -320,7 +320,8 @@ impl Account<'_> {
         };
         let others = needs.fixed.saturating_add(beside).saturating_sub(placed);
         let ram = budget.map_or(u64::MAX / 4, |budget| budget.saturating_sub(others));
-        Footprint { ram, disk: needs.tiered.is_some(), ..room }
+        let short = budget.map_or(0, |budget| others.saturating_sub(budget));
+        Footprint { ram, short, disk: needs.tiered.is_some(), least: least_slots(self.config), ..room }
     }
 
     fn sessions(&self) -> u64 {
@@ -452,6 +453,7 @@ impl Account<'_> {
         let flags: Vec<String> = flags.map(|change| change.flags(wish)).collect();
         match flags.is_empty() {
             true => text.push_str(" Nothing that could be given up makes it fit."),
+            false if flags.len() == 1 => text.push_str(&format!(" This fits: {}", flags[0])),
             false => text.push_str(&format!(" Any of these fits: {}", flags.join(", or "))),
         }
         if needs.tiered.is_none() {

@@ -81,10 +81,13 @@ pub struct Footprint {
     /// Bytes of memory and of the accelerator's for layers and head.
     pub ram: u64,
     pub vram: u64,
+    /// Bytes of memory by which all else is more than there is: nothing fits.
+    pub short: u64,
     /// The accelerator's memory is ours too: what lies there counts in both.
     pub shared: bool,
-    /// Experts may be left on the disk.
+    /// Experts may be left on the disk; if any are, at least so many of the processor's are in memory.
     pub disk: bool,
+    pub least: usize,
 }
 
 impl Footprint {
@@ -152,13 +155,17 @@ impl LayerTold {
 pub struct Hybrid {
     pub problem: Problem,
     shared: bool,
+    /// Nothing fits, whatever is placed where.
+    short: bool,
+    /// Experts in memory at least, if any are on the disk.
+    least: usize,
     /// Seconds and bytes of the head, here and there.
     head_seconds: (f64, f64),
     head_bytes: (u64, u64),
     pub head_told: Option<bool>,
-    /// Seconds of each layer and of the head where everything lies there and nobody waits in between; `None` where the
-    /// accelerator has no such way.
-    whole: Option<(Vec<f64>, f64)>,
+    /// Seconds of each layer, without its experts and of them, and of the head where everything lies there and nobody waits
+    /// in between; `None` where the accelerator has no such way.
+    whole: Option<(Vec<(f64, f64)>, f64)>,
 }
 
 /// The answer.
@@ -166,8 +173,9 @@ pub struct Hybrid {
 pub struct Hybridised {
     pub choices: Vec<Choice>,
     pub head: bool,
-    /// Seconds of a token, of each layer and of the head.
+    /// Seconds of a token, of all layers without their experts, of each layer and of the head.
     pub seconds: f64,
+    pub dense: f64,
     pub by_layer: Vec<f64>,
     pub head_seconds: f64,
     /// No plan of this kind takes less.
@@ -210,7 +218,10 @@ impl Hybrid {
         let whole = chained.map(|chained| {
             let layer = |l: usize| {
                 let read = work.expert_bytes(l) as f64 * part_read(&ground.profile, l) * active;
-                (work.dense_bytes(l) as f64 + read) / bandwidth + CHAINED_KERNELS * chained
+                // Ten kernels: the experts' as many of them as of those that are asked for one by one.
+                let experts = CHAINED_KERNELS * EXPERT_KERNELS / (DENSE_KERNELS + EXPERT_KERNELS);
+                let dense = work.dense_bytes(l) as f64 / bandwidth + (CHAINED_KERNELS - experts) * chained;
+                (dense, read / bandwidth + experts * chained)
             };
             let head = work.head.bytes() as f64 / bandwidth + 2.0 * chained + crossing; // logits come through pinned memory
             ((0..work.layers.len()).map(layer).collect(), head)
@@ -219,6 +230,8 @@ impl Hybrid {
             whole,
             problem: Problem { layers, vram: room.vram, ram: room.ram },
             shared: room.shared,
+            short: room.short > 0,
+            least: room.least,
             head_seconds: (ground.costs.head.seconds, at(work.head.bytes() as f64, 2.0) + crossing + logits),
             head_bytes: room.head,
             head_told: told.head,
@@ -227,6 +240,9 @@ impl Hybrid {
 
     /// The layers alone, with the head here or there; `None` where that does not fit.
     fn beside(&self, head: bool) -> Option<Problem> {
+        if self.short {
+            return None;
+        }
         let (ram, vram) = match head {
             false => (self.head_bytes.0, 0),
             true => (if self.shared { self.head_bytes.1 } else { 0 }, self.head_bytes.1),
@@ -238,16 +254,17 @@ impl Hybrid {
 
     /// The fastest plan found. `None` where nothing that is allowed fits.
     pub fn solve(&self) -> Option<Hybridised> {
-        let heads = [true, false].into_iter().filter(|head| self.head_told.is_none_or(|told| told == *head));
-        let solved = heads.filter_map(|head| {
+        let solved = self.heads().filter_map(|head| {
             let problem = self.beside(head)?;
             let found = problem.solve()?;
-            let choices = self.gathered(&problem, found.choices);
+            let choices = self.gathered(&problem, self.enough(&problem, found.choices)?);
             let head_seconds = if head { self.head_seconds.1 } else { self.head_seconds.0 };
             let by_layer: Vec<f64> = problem.layers.iter().zip(&choices).map(|(l, c)| l.seconds(*c)).collect();
             let seconds = by_layer.iter().sum::<f64>() + self.borders(&choices) + head_seconds;
             let bound = found.bound + head_seconds;
-            Some(Hybridised { choices, head, seconds, by_layer, head_seconds, bound })
+            let dense = |(l, c): (&LayerProblem, &Choice)| if c.dense_on_gpu { l.dense.1 } else { l.dense.0 };
+            let dense = problem.layers.iter().zip(&choices).map(dense).sum();
+            Some(Hybridised { choices, head, seconds, dense, by_layer, head_seconds, bound })
         });
         let mut solved: Vec<Hybridised> = solved.collect();
         if let Some(whole) = self.wholly() {
@@ -257,6 +274,55 @@ impl Hybrid {
         let bound = solved.iter().map(|s| s.bound).fold(f64::INFINITY, f64::min);
         let best = solved.into_iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds))?;
         Some(Hybridised { bound, ..best })
+    }
+
+    /// The least memory that does for layers and head, if nothing else held it: `None` where the accelerator has too little
+    /// of its own for what is to lie there.
+    pub fn least_memory(&self) -> Option<u64> {
+        let plenty =
+            Hybrid { short: false, problem: Problem { ram: u64::MAX / 4, ..self.problem.clone() }, ..self.clone() };
+        let least = |head: bool| {
+            let beside = plenty.beside(head)?;
+            let (bytes, choices) = beside.least_memory()?;
+            let more = self.missing(&choices) as u64 * self.slot();
+            Some(bytes + more + (plenty.problem.ram - beside.ram))
+        };
+        self.heads().filter_map(least).min()
+    }
+
+    /// Experts that would have to come from the disk into memory for a model to run.
+    fn missing(&self, choices: &[Choice]) -> usize {
+        let layers = || self.problem.layers.iter().zip(choices);
+        let here: usize = layers().map(|(layer, c)| layer.heat.len() - c.gpu - c.disk).sum();
+        let disk: usize = layers().map(|(_, c)| c.disk).sum();
+        if disk == 0 { 0 } else { self.least.saturating_sub(here).min(disk) }
+    }
+
+    fn slot(&self) -> u64 {
+        self.problem.layers.iter().map(|layer| layer.expert_bytes.0).max().unwrap_or(0)
+    }
+
+    /// `choices`, or others with as many experts in memory as a model needs to run: room for these is put aside first.
+    fn enough(&self, problem: &Problem, choices: Vec<Choice>) -> Option<Vec<Choice>> {
+        if self.missing(&choices) == 0 {
+            return Some(choices);
+        }
+        let ram = problem.ram.checked_sub(self.least as u64 * self.slot())?;
+        let mut choices = Problem { ram, ..problem.clone() }.solve()?.choices;
+        for _ in 0..self.missing(&choices) {
+            let hottest =
+                |l: &usize| self.problem.layers[*l].heat[self.problem.layers[*l].heat.len() - choices[*l].disk];
+            let may = |l: &usize| choices[*l].disk > self.problem.layers[*l].on_disk.0;
+            let of = (0..choices.len()).filter(may).max_by(|a, b| hottest(a).total_cmp(&hottest(b)))?;
+            choices[of].disk -= 1;
+        }
+        Some(choices)
+    }
+
+    /// The head there and here, as far as it was not told where to lie.
+    fn heads(&self) -> impl Iterator<Item = bool> {
+        let told = self.head_told;
+        [true, false].into_iter().filter(move |head| told.is_none_or(|told| told == *head))
     }
 
     /// Everything there, where that fits and is allowed.
@@ -269,8 +335,10 @@ impl Hybrid {
         {
             return None;
         }
+        let dense = by_layer.iter().map(|layer| layer.0).sum();
+        let by_layer: Vec<f64> = by_layer.iter().map(|layer| layer.0 + layer.1).collect();
         let seconds = by_layer.iter().sum::<f64>() + head_seconds;
-        Some(Hybridised { choices, head: true, seconds, by_layer, head_seconds, bound: seconds })
+        Some(Hybridised { choices, head: true, seconds, dense, by_layer, head_seconds, bound: seconds })
     }
 
     /// Seconds that the residual stream is on its way between layers of which one lies here and one there.
@@ -303,7 +371,7 @@ impl Hybrid {
         let layers = &self.problem.layers;
         let all = |l: usize| dense.get(l) == Some(&true) && (0..layers[l].heat.len()).all(|rank| there(l, rank));
         if let Some((by_layer, head_seconds)) = self.whole.as_ref().filter(|_| head && (0..layers.len()).all(all)) {
-            return by_layer.iter().sum::<f64>() + head_seconds;
+            return by_layer.iter().map(|layer| layer.0 + layer.1).sum::<f64>() + head_seconds;
         }
         let ranks = |l: usize| (0..layers[l].heat.len()).map(move |rank| (l, rank));
         let mut here: Vec<(usize, usize)> = (0..layers.len()).flat_map(ranks).filter(|(l, r)| !there(*l, *r)).collect();

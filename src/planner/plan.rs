@@ -2,8 +2,12 @@
 //! soonest. docs/PLANNER.md states the problem and why the answer is as good as it says.
 //!
 //! Within a layer the hottest experts come first: a choice is how many lie on the accelerator and how many of the coldest
-//! on the disk. Layers are held together by two budgets only, so prices for a byte of each decide every layer alone
-//! (Everett 1963); the prices found bound what any plan could reach.
+//! on the disk. Layers are held together by two budgets only, so with fractions allowed the problem is a small linear
+//! programme ([`relaxed`]); its prices for a byte of each bound what any plan could reach (Everett 1963).
+
+mod relaxed;
+
+use relaxed::{Column, Relaxed};
 
 /// Where something lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +82,7 @@ pub struct Solution {
     /// No plan of this kind can be faster.
     pub bound: f64,
     /// Seconds that one more byte on the accelerator and in memory would save.
-    pub prices: (f64, f64),
+    pub prices: [f64; 2],
 }
 
 impl LayerProblem {
@@ -175,8 +179,13 @@ struct Offer {
     bytes: (u64, u64),
 }
 
-/// Steps of each search for a price: a price is halved so often.
-const HALVINGS: usize = 34;
+/// A change of one layer: what it saves, and the bytes it takes more.
+struct Step {
+    layer: usize,
+    offer: usize,
+    saves: f64,
+    bytes: (i64, i64),
+}
 
 impl Problem {
     pub fn seconds(&self, choices: &[Choice]) -> f64 {
@@ -196,37 +205,85 @@ impl Problem {
     /// The best plan found, and how good any could be. `None` where nothing that is allowed fits.
     pub fn solve(&self) -> Option<Solution> {
         let offers: Vec<Vec<Offer>> = self.layers.iter().map(LayerProblem::options).collect();
+        let (chosen, prices) = self.cheapest(&offers)?;
+        let choices: Vec<Choice> = chosen.iter().zip(&offers).map(|(at, offers)| offers[*at].choice).collect();
+        let seconds = self.seconds(&choices);
+        let bound = self.bound(&offers, prices).min(seconds);
+        Some(Solution { choices, seconds, bound, prices })
+    }
+
+    /// The least memory that does beside the accelerator's, in bytes, and what is chosen then: as good as the search finds it.
+    /// `None` where not even the accelerator has the room.
+    pub fn least_memory(&self) -> Option<(u64, Vec<Choice>)> {
+        let bytes = |offer: Offer| Offer { seconds: offer.bytes.1 as f64, ..offer };
+        let offers = |layer: &LayerProblem| layer.options().into_iter().map(bytes).collect::<Vec<_>>();
+        let offers: Vec<Vec<Offer>> = self.layers.iter().map(offers).collect();
+        let (chosen, _) = Problem { ram: u64::MAX / 4, ..self.clone() }.cheapest(&offers)?;
+        let choices = chosen.iter().zip(&offers).map(|(at, offers)| offers[*at].choice).collect();
+        Some((bytes_of(&offers, &chosen).1, choices))
+    }
+
+    /// The cheapest offers found that fit, by their `seconds`, and the prices of a byte of each budget.
+    fn cheapest(&self, offers: &[Vec<Offer>]) -> Option<(Vec<usize>, [f64; 2])> {
         if offers.iter().any(Vec::is_empty) {
             return None;
         }
-        let mut search = Search { problem: self, offers: &offers, bound: f64::NEG_INFINITY, best: None };
-        // A price beyond which nothing is worth a byte: the longest layer for the smallest thing there is to place.
-        let longest = offers.iter().flatten().map(|o| o.seconds).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
-        let sizes = self.layers.iter().flat_map(|l| {
-            let ((a, b), (c, d)) = (l.expert_bytes, l.dense_bytes);
-            [a, b, c, d]
-        });
-        let dearest = longest / sizes.filter(|bytes| *bytes > 0).min().unwrap_or(1) as f64;
-        let (mut low, mut high) = (0.0, dearest);
-        let mut prices = (search.vram_price(0.0, dearest), 0.0);
-        if search.bytes(prices).1 > self.ram {
-            for _ in 0..HALVINGS {
-                let middle = (low + high) / 2.0;
-                let vram = search.vram_price(middle, dearest);
-                if search.bytes((vram, middle)).1 > self.ram { low = middle } else { high = middle }
-            }
-            prices = (search.vram_price(high, dearest), high);
-        }
-        search.at(prices);
-        let bound = search.bound;
-        let mut chosen = match search.best {
-            Some(chosen) => chosen,
-            None => self.leanest(&offers)?,
+        let column = |o: &Offer| Column { cost: o.seconds, takes: [o.bytes.0 as f64, o.bytes.1 as f64] };
+        let columns: Vec<Vec<Column>> = offers.iter().map(|layer| layer.iter().map(column).collect()).collect();
+        let relaxed = relaxed::solve(&columns, [self.vram as f64, self.ram as f64])?;
+        let rounded = self.rounded(offers, &relaxed);
+        let mut chosen = rounded.or_else(|| self.leanest(offers)).or_else(|| self.squeezed(offers, &relaxed))?;
+        self.improve(offers, &mut chosen);
+        Some((chosen, relaxed.prices))
+    }
+
+    /// Whole offers for the layers of which only parts were taken: the cheapest that fit, of those worth most at the prices.
+    fn rounded(&self, offers: &[Vec<Offer>], relaxed: &Relaxed) -> Option<Vec<usize>> {
+        /// Of so many layers whole offers are looked for: most often of two.
+        const FEW: usize = 200;
+        let mut chosen = relaxed.chosen.clone();
+        let several = &relaxed.several;
+        let others = (0..offers.len()).filter(|l| !several.contains(l)).map(|l| offers[l][chosen[l]].bytes);
+        let used = others.fold((0, 0), |sum: (u64, u64), bytes| (sum.0 + bytes.0, sum.1 + bytes.1));
+        let room = (self.vram.checked_sub(used.0)?, self.ram.checked_sub(used.1)?);
+        let worth = |o: &Offer| o.seconds + relaxed.prices[0] * o.bytes.0 as f64 + relaxed.prices[1] * o.bytes.1 as f64;
+        let likely = |l: &usize| -> Vec<usize> {
+            let mut order: Vec<usize> = (0..offers[*l].len()).collect();
+            order.sort_by(|a, b| worth(&offers[*l][*a]).total_cmp(&worth(&offers[*l][*b])));
+            order
         };
-        self.improve(&offers, &mut chosen);
-        let choices: Vec<Choice> = chosen.iter().zip(&offers).map(|(at, offers)| offers[*at].choice).collect();
-        let seconds = self.seconds(&choices);
-        Some(Solution { choices, seconds, bound: bound.min(seconds), prices })
+        let lists: Vec<Vec<usize>> = several.iter().map(likely).collect();
+        let only = vec![0];
+        let (first, second) = (lists.first().unwrap_or(&only), lists.get(1).unwrap_or(&only));
+        let of = |at: usize, offer: usize| several.get(at).map(|l| offers[*l][offer]);
+        let best = |few: usize| {
+            let mut best: Option<(f64, usize, usize)> = None;
+            for &a in first.iter().take(few) {
+                for &b in second.iter().take(few) {
+                    let two = [of(0, a), of(1, b)];
+                    let sum = two
+                        .iter()
+                        .flatten()
+                        .fold((0.0, 0, 0), |sum, o| (sum.0 + o.seconds, sum.1 + o.bytes.0, sum.2 + o.bytes.1));
+                    if sum.1 <= room.0 && sum.2 <= room.1 && best.is_none_or(|best| sum.0 < best.0) {
+                        best = Some((sum.0, a, b));
+                    }
+                }
+            }
+            best
+        };
+        let (_, a, b) = best(FEW).or_else(|| best(usize::MAX))?;
+        for (at, offer) in [a, b].into_iter().enumerate().take(several.len()) {
+            chosen[several[at]] = offer;
+        }
+        Some(chosen)
+    }
+
+    /// What no plan can be faster than, by these prices of a byte (Everett 1963).
+    fn bound(&self, offers: &[Vec<Offer>], prices: [f64; 2]) -> f64 {
+        let cost = |o: &Offer| o.seconds + prices[0] * o.bytes.0 as f64 + prices[1] * o.bytes.1 as f64;
+        let least = |layer: &Vec<Offer>| layer.iter().map(cost).fold(f64::INFINITY, f64::min);
+        offers.iter().map(least).sum::<f64>() - prices[0] * self.vram as f64 - prices[1] * self.ram as f64
     }
 
     /// What takes least memory, then least of the accelerator: the last resort.
@@ -241,6 +298,57 @@ impl Problem {
             let (vram, ram) = bytes_of(offers, chosen);
             vram <= self.vram && ram <= self.ram
         })
+    }
+
+    /// Whole offers begun from the likeliest, changed in two layers at a time by a step until nothing is over a budget.
+    fn squeezed(&self, offers: &[Vec<Offer>], relaxed: &Relaxed) -> Option<Vec<usize>> {
+        let mut chosen = relaxed.chosen.clone();
+        let over = |(vram, ram): (u64, u64)| {
+            let share = |used: u64, most: u64| used.saturating_sub(most) as f64 / most.max(1) as f64;
+            share(vram, self.vram) + share(ram, self.ram)
+        };
+        loop {
+            let used = bytes_of(offers, &chosen);
+            let now = over(used);
+            if now == 0.0 {
+                return Some(chosen);
+            }
+            let moved = |used: (u64, u64), step: &Step| {
+                (used.0.wrapping_add_signed(step.bytes.0), used.1.wrapping_add_signed(step.bytes.1))
+            };
+            let steps = self.steps(offers, &chosen);
+            let mut best: Option<(f64, [(usize, usize); 2])> = None;
+            for (i, a) in steps.iter().enumerate() {
+                let after = moved(used, a);
+                for b in steps[i..].iter().filter(|b| b.layer != a.layer || std::ptr::eq(*b, a)) {
+                    let alone = std::ptr::eq(b, a);
+                    let left = over(if alone { after } else { moved(after, b) });
+                    if left < now && best.as_ref().is_none_or(|best| left < best.0) {
+                        best = Some((left, [(a.layer, a.offer), (b.layer, b.offer)]));
+                    }
+                }
+            }
+            for (layer, offer) in best?.1 {
+                chosen[layer] = offer;
+            }
+        }
+    }
+
+    /// Offers next to those chosen.
+    fn steps(&self, offers: &[Vec<Offer>], chosen: &[usize]) -> Vec<Step> {
+        let mut steps = vec![];
+        for (layer, offers) in offers.iter().enumerate() {
+            let now = offers[chosen[layer]];
+            for (i, offer) in offers.iter().enumerate() {
+                let (a, b) = (now.choice, offer.choice);
+                if i != chosen[layer] && a.gpu.abs_diff(b.gpu) <= 1 && a.disk.abs_diff(b.disk) <= 1 {
+                    let more = |new: u64, old: u64| new as i64 - old as i64;
+                    let bytes = (more(offer.bytes.0, now.bytes.0), more(offer.bytes.1, now.bytes.1));
+                    steps.push(Step { layer, offer: i, saves: now.seconds - offer.seconds, bytes });
+                }
+            }
+        }
+        steps
     }
 
     /// Changes one layer at a time, the change that saves most first, while something fits and saves.
@@ -271,32 +379,20 @@ impl Problem {
     /// Changes two layers at once, each by a step, where that saves most. False where nothing does.
     fn exchange(&self, offers: &[Vec<Offer>], chosen: &mut [usize]) -> bool {
         let used = bytes_of(offers, chosen);
-        let mut steps: Vec<(usize, usize, f64, i64, i64)> = vec![]; // layer, offer, saves, bytes it takes more
-        for (l, offers) in offers.iter().enumerate() {
-            let now = offers[chosen[l]];
-            for (i, offer) in offers.iter().enumerate() {
-                let (a, b) = (now.choice, offer.choice);
-                if i != chosen[l] && a.gpu.abs_diff(b.gpu) <= 1 && a.disk.abs_diff(b.disk) <= 1 {
-                    let more = |new: u64, old: u64| new as i64 - old as i64;
-                    let bytes = (more(offer.bytes.0, now.bytes.0), more(offer.bytes.1, now.bytes.1));
-                    steps.push((l, i, now.seconds - offer.seconds, bytes.0, bytes.1));
-                }
-            }
-        }
+        let steps = self.steps(offers, chosen);
         let room = ((self.vram - used.0) as i64, (self.ram - used.1) as i64);
-        type Step = (usize, usize);
-        let mut best: Option<(f64, Step, Step)> = None;
-        for a in steps.iter().filter(|a| a.2 > 0.0) {
-            for b in steps.iter().filter(|b| b.0 != a.0) {
-                let saves = a.2 + b.2;
-                let fits = a.3 + b.3 <= room.0 && a.4 + b.4 <= room.1;
+        let mut best: Option<(f64, &Step, &Step)> = None;
+        for a in steps.iter().filter(|a| a.saves > 0.0) {
+            for b in steps.iter().filter(|b| b.layer != a.layer) {
+                let saves = a.saves + b.saves;
+                let fits = a.bytes.0 + b.bytes.0 <= room.0 && a.bytes.1 + b.bytes.1 <= room.1;
                 if fits && saves > 1e-12 && best.is_none_or(|best| saves > best.0) {
-                    best = Some((saves, (a.0, a.1), (b.0, b.1)));
+                    best = Some((saves, a, b));
                 }
             }
         }
         let Some((_, a, b)) = best else { return false };
-        (chosen[a.0], chosen[b.0]) = (a.1, b.1);
+        (chosen[a.layer], chosen[b.layer]) = (a.offer, b.offer);
         true
     }
 }
@@ -306,233 +402,6 @@ fn bytes_of(offers: &[Vec<Offer>], chosen: &[usize]) -> (u64, u64) {
     each.fold((0, 0), |sum, bytes| (sum.0 + bytes.0, sum.1 + bytes.1))
 }
 
-struct Search<'p> {
-    problem: &'p Problem,
-    offers: &'p [Vec<Offer>],
-    bound: f64,
-    /// The fastest seen that fits: an offer of each layer.
-    best: Option<Vec<usize>>,
-}
-
-impl Search<'_> {
-    /// What every layer takes at these prices. Remembers it if it fits, and what it says of all plans.
-    fn at(&mut self, (vram, ram): (f64, f64)) -> (Vec<usize>, (u64, u64)) {
-        let mut total = -(vram * self.problem.vram as f64 + ram * self.problem.ram as f64);
-        let mut chosen = Vec::with_capacity(self.offers.len());
-        for offers in self.offers {
-            let cost = |o: &Offer| o.seconds + vram * o.bytes.0 as f64 + ram * o.bytes.1 as f64;
-            let (mut best, mut least) = (0, f64::INFINITY);
-            for (i, offer) in offers.iter().enumerate() {
-                let cost = cost(offer);
-                if cost < least {
-                    (best, least) = (i, cost);
-                }
-            }
-            total += least;
-            chosen.push(best);
-        }
-        self.bound = self.bound.max(total);
-        let bytes = bytes_of(self.offers, &chosen);
-        let fits = bytes.0 <= self.problem.vram && bytes.1 <= self.problem.ram;
-        if fits && self.best.as_ref().is_none_or(|best| self.seconds(&chosen) < self.seconds(best)) {
-            self.best = Some(chosen.clone());
-        }
-        (chosen, bytes)
-    }
-
-    fn bytes(&mut self, prices: (f64, f64)) -> (u64, u64) {
-        self.at(prices).1
-    }
-
-    fn seconds(&self, chosen: &[usize]) -> f64 {
-        self.offers.iter().zip(chosen).map(|(offers, at)| offers[*at].seconds).sum()
-    }
-
-    /// The lowest price of a byte on the accelerator at which it is not overfull.
-    fn vram_price(&mut self, ram: f64, dearest: f64) -> f64 {
-        if self.bytes((0.0, ram)).0 <= self.problem.vram {
-            return 0.0;
-        }
-        let (mut low, mut high) = (0.0, dearest);
-        for _ in 0..HALVINGS {
-            let middle = (low + high) / 2.0;
-            if self.bytes((middle, ram)).0 > self.problem.vram { low = middle } else { high = middle }
-        }
-        high
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn layer() -> impl Strategy<Value = LayerProblem> {
-        let heat = proptest::collection::vec(0.01f64..1.0, 2..5);
-        (heat, 0.1f64..5.0, 0.05f64..2.0, 0.1f64..4.0, 0.01f64..1.0, 0.5f64..20.0, 0.0f64..0.5, 1u64..4).prop_map(
-            |(mut heat, dense, faster, cpu, gpu, read, crossing, bytes)| {
-                heat.sort_by(|a, b| b.total_cmp(a));
-                let experts = heat.len();
-                LayerProblem {
-                    heat,
-                    dense: (dense, dense * faster),
-                    dense_bytes: (bytes, bytes),
-                    cpu,
-                    gpu,
-                    read,
-                    crossing,
-                    begin: crossing * 0.7,
-                    expert_bytes: (2, 2),
-                    shared: false,
-                    on_gpu: (0, experts),
-                    dense_on_gpu: None,
-                    on_disk: (0, experts),
-                }
-            },
-        )
-    }
-
-    fn problem() -> impl Strategy<Value = Problem> {
-        (proptest::collection::vec(layer(), 1..4), 0u64..24, 0u64..30).prop_map(|(layers, vram, ram)| Problem {
-            layers,
-            vram,
-            ram,
-        })
-    }
-
-    /// The best of all plans, tried one by one; with any set of experts, not only the hottest and the coldest.
-    fn brute(problem: &Problem) -> Option<f64> {
-        fn go(problem: &Problem, at: usize, used: (u64, u64), offers: &[Vec<Offer>]) -> f64 {
-            if at == offers.len() {
-                return 0.0;
-            }
-            let mut best = f64::INFINITY;
-            for offer in &offers[at] {
-                let now = (used.0 + offer.bytes.0, used.1 + offer.bytes.1);
-                if now.0 <= problem.vram && now.1 <= problem.ram {
-                    best = best.min(offer.seconds + go(problem, at + 1, now, offers));
-                }
-            }
-            best
-        }
-        let offers: Vec<Vec<Offer>> = problem.layers.iter().map(LayerProblem::options).collect();
-        Some(go(problem, 0, (0, 0), &offers)).filter(|best| best.is_finite())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(400))]
-        #[test]
-        fn plans_fit_and_their_bound_holds(problem in problem()) {
-            let best = brute(&problem);
-            match problem.solve() {
-                None => prop_assert!(best.is_none() || best.is_some_and(|_| true)),
-                Some(found) => {
-                    prop_assert!(problem.fits(&found.choices));
-                    let best = best.expect("something fits");
-                    prop_assert!(found.bound <= best + 1e-9, "bound {} above the best {best}", found.bound);
-                    prop_assert!(found.seconds >= best - 1e-9);
-                    prop_assert!((found.seconds - problem.seconds(&found.choices)).abs() < 1e-9);
-                }
-            }
-        }
-    }
-
-    /// Layers and experts as models have them: many, alike, small beside the budgets.
-    fn real(vram: u64, ram: u64, skew: f64) -> Problem {
-        let layers = (0..32)
-            .map(|l| {
-                let weights: Vec<f64> =
-                    (0..32).map(|e| (-(skew * (1.0 + f64::from(l % 5)) * f64::from(e) / 32.0)).exp()).collect();
-                let sum: f64 = weights.iter().sum();
-                LayerProblem {
-                    heat: weights.iter().map(|w| (4.0 * w / sum).min(1.0)).collect(),
-                    dense: (100e-6, 20e-6),
-                    dense_bytes: (3 << 20, 4 << 20),
-                    cpu: 40e-6,
-                    gpu: 8e-6,
-                    read: 1e-3,
-                    crossing: 20e-6,
-                    begin: 15e-6,
-                    expert_bytes: (2 << 20, 2 << 20),
-                    shared: false,
-                    on_gpu: (0, 32),
-                    dense_on_gpu: None,
-                    on_disk: (0, 32),
-                }
-            })
-            .collect();
-        Problem { layers, vram, ram }
-    }
-
-    /// Whole layers first, the most frequent of all, the same share everywhere; and 200 at random.
-    #[test]
-    fn no_simple_rule_and_no_random_plan_is_better() {
-        let mut state = 7u64;
-        let mut random = move |below: usize| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) as usize % below
-        };
-        for (vram, ram, skew) in
-            [(512 << 20, 4 << 30, 1.0), (1 << 30, 600 << 20, 2.0), (200 << 20, 1 << 30, 0.2), (0, 900 << 20, 1.0)]
-        {
-            let problem = real(vram, ram, skew);
-            let found = problem.solve().expect("it fits");
-            assert!(problem.fits(&found.choices));
-            assert!(found.seconds <= found.bound * 1.04, "{} against a bound of {}", found.seconds, found.bound);
-            let mut others: Vec<Vec<Choice>> = vec![];
-            for whole in 0..=32 {
-                let disk = |l: usize, d: usize| Choice {
-                    dense_on_gpu: l < whole,
-                    gpu: if l < whole { 32 } else { 0 },
-                    disk: if l < whole { 0 } else { d },
-                };
-                others.extend((0..=32).map(|d| (0..32).map(|l| disk(l, d)).collect()));
-            }
-            for share in 0..=32 {
-                others.extend(
-                    (0..=32 - share).flat_map(|d| {
-                        [false, true].map(|on| vec![Choice { dense_on_gpu: on, gpu: share, disk: d }; 32])
-                    }),
-                );
-            }
-            for _ in 0..200 {
-                others.push(
-                    (0..32)
-                        .map(|_| {
-                            let gpu = random(33);
-                            Choice { dense_on_gpu: random(2) == 1, gpu, disk: random(33 - gpu) }
-                        })
-                        .collect(),
-                );
-            }
-            let best =
-                others.iter().filter(|o| problem.fits(o)).map(|o| problem.seconds(o)).fold(f64::INFINITY, f64::min);
-            assert!(best >= found.seconds * 0.98, "{best} beats {}", found.seconds);
-        }
-    }
-
-    #[test]
-    fn what_is_asked_for_binds_and_experts_go_where_the_choice_says() {
-        let mut problem = real(512 << 20, 1 << 30, 1.0);
-        problem.layers[3].on_disk = (20, 32);
-        problem.layers[4].on_gpu = (2, 3);
-        let found = problem.solve().expect("it fits");
-        assert!(found.choices[3].disk >= 20 && (2..=3).contains(&found.choices[4].gpu));
-        let choice = Choice { dense_on_gpu: true, gpu: 1, disk: 2 };
-        assert_eq!(choice.split(&[4, 2, 0, 1, 3]), [&[4][..], &[2, 0], &[1, 3]]);
-    }
-
-    #[test]
-    fn more_room_is_never_slower_and_none_at_all_is_refused() {
-        let mut before = f64::INFINITY;
-        for vram in 0..8u64 {
-            let found = real(vram << 28, 1 << 30, 1.0).solve().expect("it fits");
-            assert!(found.seconds <= before * 1.001, "{vram}");
-            before = found.seconds;
-        }
-        let mut none = real(0, 0, 1.0);
-        assert_eq!(none.solve(), None);
-        none.layers.iter_mut().for_each(|l| (l.dense_on_gpu, l.on_gpu) = (Some(true), (32, 32)));
-        assert_eq!(none.solve(), None);
-    }
-}
+#[path = "plan/tests.rs"]
+mod tests;

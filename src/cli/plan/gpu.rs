@@ -45,8 +45,13 @@ pub fn parse(text: &str) -> Result<Gpu, String> {
         });
     }
     let mut gpu = Gpu { name: "described".into(), vram: 0, bandwidth: 0.0, link: LINK };
+    let mut keys: Vec<&str> = vec![];
     for part in text.split(',') {
         let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?}: expected KEY=VALUE"))?;
+        if keys.contains(&key.trim()) {
+            return Err(format!("{:?} is said twice", key.trim()));
+        }
+        keys.push(key.trim());
         let bytes = || size::parse(value.trim().trim_end_matches("/s"));
         match key.trim() {
             "name" => gpu.name = value.trim().to_string(),
@@ -82,6 +87,7 @@ mod tests {
             ("vram=8G,colour=red", "colour"),
             ("vram=,bandwidth=1G", "a size is expected"),
             ("vram=8G,x", "KEY=VALUE"),
+            ("vram=8G,vram=9G,bandwidth=1G", "twice"),
             ("", "not known"),
         ] {
             assert!(parse(wrong).unwrap_err().contains(words), "{wrong}");

@@ -31,6 +31,11 @@ impl Target {
     pub fn is_stand_in(&self) -> bool {
         self.accelerator.as_ref().is_some_and(|there| there.name() == DeviceName::StandIn)
     }
+
+    /// Whether its memory is this machine's, and counts with it.
+    pub fn is_shared(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(|there| there.name().is_unified())
+    }
 }
 
 /// Bytes that a described accelerator keeps to itself.
@@ -91,8 +96,7 @@ pub fn plan(
     told: &Told,
     budget: Option<u64>,
 ) -> Result<Plan> {
-    let shared = target.accelerator.as_ref().is_some_and(|there| there.name().is_unified());
-    let room = Footprint { vram: target.vram.saturating_sub(target.margin), shared, ..room };
+    let room = Footprint { vram: target.vram.saturating_sub(target.margin), shared: target.is_shared(), ..room };
     let known = hybrid::Ground {
         costs: ground.costs.clone(),
         profile: ground.profile.clone(),
@@ -118,55 +122,76 @@ pub fn plan(
         ("+2 GiB of memory", budget.is_some(), Footprint { ram: room.ram + 2 * GIB, ..room.clone() }),
     ];
     let asked = more.into_iter().filter(|(_, bounded, _)| *bounded);
-    plan.prices = asked.filter_map(|(name, _, room)| Some((name.to_string(), with(&room, told)? - rate))).collect();
+    // What fits in less fits in more.
+    let gain = |room: &Footprint| Some((with(room, told)? - rate).max(0.0));
+    plan.prices = asked.filter_map(|(name, _, room)| Some((name.to_string(), gain(&room)?))).collect();
     // Where something was laid down, it is not for us to say how else.
     let free = told.head.is_none() && told.layers.iter().all(|layer| *layer == LayerTold::default());
     let others = others(work.layers.len()).into_iter().filter(|_| free);
-    let others = others.filter_map(|(name, told)| Some((name, with(&room, &told)?)));
+    // Of each way the most that fits: the first of its list that does.
+    let others = others.filter_map(|mut way| way.find_map(|(name, told)| Some((name, with(&room, &told)?))));
     plan.other = others.filter(|(_, other)| *other < rate * 0.999).max_by(|a, b| a.1.total_cmp(&b.1));
     Ok(plan)
 }
 
 const GIB: u64 = 1 << 30;
 
-/// Simpler ways to share the work, by the flags that ask for them.
-fn others(layers: usize) -> Vec<(String, Told)> {
-    let all = |experts, dense, head: bool| {
-        let layer = LayerTold { experts: Some(experts), dense: Some(dense) };
-        Told { layers: vec![layer; layers], head: Some(head) }
-    };
+/// Simpler ways to share the work, by the flags that ask for them: each from the most on the accelerator to the least.
+fn others(layers: usize) -> Vec<Box<dyn Iterator<Item = (String, Told)>>> {
     let (here, there) = (Place::Processor, Place::Accelerator);
-    vec![
-        ("everything on the processor (--cpu)".into(), all(here, here, false)),
-        (format!("everything on the accelerator (-ngl {})", layers + 1), all(there, there, true)),
-        (format!("no experts on the accelerator (-ngl {} --cpu-moe)", layers + 1), all(here, there, true)),
-    ]
+    let told = move |layer: &dyn Fn(usize) -> (Place, Place), head: bool| {
+        let layer = |l| {
+            let (experts, dense) = layer(l);
+            LayerTold { experts: Some(experts), dense: Some(dense) }
+        };
+        Told { layers: (0..layers).map(layer).collect(), head: Some(head) }
+    };
+    let cpu = [("everything on the processor (--cpu)".to_string(), told(&|_| (here, here), false))];
+    let whole = (1..=layers + 1).rev().map(move |n| {
+        let side = move |l| if l + n.min(layers) >= layers { there } else { here };
+        (
+            format!("the last {} layers on the accelerator (-ngl {n})", n.min(layers)),
+            told(&|l| (side(l), side(l)), n > layers),
+        )
+    });
+    let experts = (0..=layers).map(move |n| {
+        let name = format!(
+            "all but the experts of the first {n} layers on the accelerator (-ngl {} --n-cpu-moe {n})",
+            layers + 1
+        );
+        (name, told(&|l| (if l < n { here } else { there }, there), true))
+    });
+    vec![Box::new(cpu.into_iter()), Box::new(whole), Box::new(experts)]
 }
 
 fn no_room(problem: &Hybrid, room: &Footprint, target: &Target, budget: Option<u64>) -> String {
-    let least = |of: fn((u64, u64)) -> u64| -> u64 {
-        let layer = |l: &LayerProblem| {
-            let all = [false, true].into_iter().filter(|on| l.dense_on_gpu.is_none_or(|only| only == *on));
-            let few = Choice { gpu: l.on_gpu.0, disk: l.on_disk.1.min(l.heat.len() - l.on_gpu.0), dense_on_gpu: false };
-            all.map(|dense_on_gpu| of(l.bytes(Choice { dense_on_gpu, ..few }))).min().unwrap_or(0)
-        };
-        problem.problem.layers.iter().map(layer).sum()
-    };
-    let head = |wanted| if problem.head_told == Some(wanted) { room.head.0 } else { 0 };
-    let (vram, ram) = (least(|bytes| bytes.0) + head(true), least(|bytes| bytes.1) + head(false));
-    if vram > room.vram {
+    if let Some(least) = problem.least_memory() {
+        let others = (budget.unwrap_or(0) + room.short).saturating_sub(room.ram);
         return format!(
-            "{vram} bytes of the accelerator's memory are the least that does, {} too few in its {}: --vram {} fits, or fewer \
-             --gpu-layers, or --cpu-moe",
-            vram - room.vram,
-            shown(target.vram),
-            argument(vram + target.margin)
+            "{} of memory are the least that does beside the accelerator, {} of it for what is not placed; found {}: --ram {} fits",
+            shown(others + least),
+            shown(others),
+            shown(budget.unwrap_or(0)),
+            argument(others + least)
         );
     }
-    let short = ram.saturating_sub(room.ram);
+    let least = |l: &LayerProblem| {
+        let all = [false, true].into_iter().filter(|on| l.dense_on_gpu.is_none_or(|only| only == *on));
+        all.map(|dense_on_gpu| l.bytes(Choice { gpu: l.on_gpu.0, disk: 0, dense_on_gpu }).0).min().unwrap_or(0)
+    };
+    let head = if problem.head_told == Some(true) { room.head.1 } else { 0 };
+    let least = problem.problem.layers.iter().map(least).sum::<u64>() + head + target.margin;
     format!(
-        "{short} bytes of memory are missing beside the accelerator: --ram {} fits",
-        argument(budget.unwrap_or(0) + short)
+        "{} of the accelerator's memory are the least that does{}; found {}: --vram {} fits, or less that is told to lie there \
+         (-ngl, -ot)",
+        shown(least),
+        if target.margin > 0 {
+            format!(", {} of it left to driver and desktop", shown(target.margin))
+        } else {
+            String::new()
+        },
+        shown(target.vram),
+        argument(least)
     )
 }
 
@@ -179,18 +204,22 @@ fn figures(
 ) -> Plan {
     let seconds = found.seconds;
     let placed = || layers.iter().zip(&found.choices);
-    let dense: f64 = placed().map(|(l, c)| if c.dense_on_gpu { l.dense.1 } else { l.dense.0 }).sum();
-    let head = found.head_seconds;
+    let (dense, head) = (found.dense, found.head_seconds);
     let parts = vec![("all but experts", dense), ("experts, crossings", seconds - dense - head), ("head", head)];
-    let missing = placed().map(|(l, c)| l.heat[l.heat.len() - c.disk..].iter().sum::<f64>()).sum();
+    let missing = placed().map(|(l, c)| l.heat[l.heat.len() - c.disk..].iter().sum::<f64>()).fold(0.0, |a, b| a + b);
     let (low, high) = if target.speeds.measured { (0.85, 1.2) } else { (0.75, 1.5) };
     let timing = Timing { seconds, low: seconds * low, high: seconds * high };
-    let token = Forecast { seconds: timing, parts, by_layer: found.by_layer.clone(), missing };
-    // Prompts are computed where the weights lie; what the accelerator would save of them is not forecast.
-    let prompt = prompt(&ground.costs, &vec![0.0; layers.len()], ground.reading.among);
     let count: usize = placed().map(|(l, c)| l.heat.len() - c.gpu - c.disk).sum();
     let all: usize = placed().map(|(l, c)| l.heat.len() - c.gpu).sum();
     let memory = if count == all { Memory::Whole } else { Memory::Slots(count) };
+    let (token, prompt) = match found.head || found.choices.iter().any(|c| c.dense_on_gpu || c.gpu > 0) {
+        false => forecast::both(&ground.costs, ground.profile, ground.keeping(memory), &ground.reading),
+        true => (
+            Forecast { seconds: timing, parts, by_layer: found.by_layer.clone(), missing },
+            // Prompts are computed where the weights lie; what the accelerator would save of them is not forecast.
+            prompt(&ground.costs, &vec![0.0; layers.len()], ground.reading.among),
+        ),
+    };
     let experts: usize = found.choices.iter().map(|c| c.gpu).sum();
     let slot = room.layers.first().map_or(0, |layer| layer.expert.1);
     let there: Vec<u64> = placed().filter(|(_, c)| c.dense_on_gpu).map(|(l, _)| l.dense_bytes.1).collect();

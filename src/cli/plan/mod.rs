@@ -143,7 +143,11 @@ pub fn run(args: &PlanArgs) -> Done {
         draw(file, &planned)?;
     }
     if let Some(which) = args.explain {
-        return terminal::answer(&report::explain(&planned, which)?);
+        let text = report::explain(&planned, which)?;
+        return terminal::answer(&match args.json {
+            true => format!("{:#}\n", report::explained(&planned, which, &text)),
+            false => text,
+        });
     }
     match args.json {
         true => terminal::answer(&format!("{:#}\n", report::value(&planned))),
@@ -223,8 +227,8 @@ fn plan(
         threads: (decode, options.threads_batch.unwrap_or(decode)),
         keys: options.keys,
         values: options.values,
-        depth: args.n_depth.unwrap_or(0).max(64).min(wish.context),
-        prompt: args.n_prompt.unwrap_or(512).min(wish.context).max(1),
+        depth: within("-d", args.n_depth.unwrap_or(64), wish.context, args.load.strict)?,
+        prompt: within("-p", args.n_prompt.unwrap_or(512), wish.context, args.load.strict)?,
         chunk: wish.chunk,
         mapped: target.is_none() && needs_of.budget().is_none_or(|b| needs_of.needs().plan(b) == Some(Memory::Whole)),
     };
@@ -265,7 +269,9 @@ fn plan(
             let memory = fits(budget).expect("a plan that does not fit was refused above");
             let (token, prompt) = forecast::both(&ground.costs, &profile, ground.keeping(memory), &reading);
             let prices = prices(&ground, &needs, budget, &token);
-            let other = other(&ground, options, &model, slot, budget, &token);
+            // Room is worth nothing where everything has it.
+            let cramped = memory != Memory::Whole;
+            let other = cramped.then(|| other(&ground, options, &model, slot, budget, &token)).flatten();
             let choices = by_heat(&profile, memory);
             Plan { memory, choices, token, prompt, bound: None, vram: vec![], prices, other, away: (0, 0) }
         }
@@ -275,8 +281,19 @@ fn plan(
         }
     };
     let ledger = needs_of.ledger(plan.memory, plan.away).lines.into_iter();
-    let ledger = ledger.filter(|l| l.bytes > 0).map(|l| (l.name, l.bytes)).collect();
+    let mut ledger: Vec<(String, u64)> = ledger.filter(|l| l.bytes > 0).map(|l| (l.name, l.bytes)).collect();
+    let shared = target.as_ref().is_some_and(|target| target.is_shared());
+    let there: u64 = if shared { plan.vram.iter().map(|line| line.1).sum() } else { 0 };
+    ledger.extend((there > 0).then(|| ("what lies on the accelerator".to_string(), there)));
     Ok(Planned { machine: machine.name.clone(), setup, target, budget, plan, ledger, profile, model })
+}
+
+/// Tokens that were asked for, as far as the context holds them.
+fn within(flag: &str, tokens: usize, context: usize, strict: bool) -> Result<usize> {
+    if tokens > context {
+        downgrade(&format!("{flag} {tokens}: planned with the {context} that the context holds (-c)"), strict)?;
+    }
+    Ok(tokens.min(context))
 }
 
 /// The model's habits, or an even choice where none are known.
@@ -325,14 +342,15 @@ fn prices(
     let mut prices = vec![];
     let Some(budget) = budget else { return prices };
     for (more, name) in [(1u64 << 30, "+1 GiB of memory"), (2 << 30, "+2 GiB of memory")] {
-        if let Some(plan) = needs.plan(budget + more) {
-            prices.push((name.to_string(), ground.rate(plan) - 1.0 / token.seconds.seconds));
+        if let Some(plan) = needs.plan(budget.saturating_add(more)) {
+            // What fits in less fits in more.
+            prices.push((name.to_string(), (ground.rate(plan) - 1.0 / token.seconds.seconds).max(0.0)));
         }
     }
     prices
 }
 
-/// The next-best plan: the best of those that give something up for room, or keep one thread free.
+/// The next-best plan: the best of those that give something up for room.
 fn other(
     ground: &Ground<'_>,
     options: &Options,

@@ -18,40 +18,49 @@ fn ms(seconds: f64) -> String {
     if ms >= 100.0 { format!("{ms:.0}") } else { format!("{ms:.2}") }
 }
 
+/// Whether a speed is forecast: nobody waits for a stand-in.
+fn foretells(planned: &Planned) -> bool {
+    planned.target.as_ref().is_none_or(|target| !target.is_stand_in())
+}
+
 pub fn text(planned: &Planned) -> String {
-    let (rate, low, high) = rates(planned);
-    let mut out = format!(
-        "{}\non {}, {} threads\n\n{rate:.1} tokens/s expected ({low:.1} to {high:.1}) with {} tokens in the context\n\
-         {:.2} s to the first token of an answer to a prompt of {} ({:.0} tokens/s)\n",
-        planned.model.name,
-        planned.machine,
-        planned.setup.threads.0,
-        planned.setup.depth,
-        planned.plan.prompt.seconds.seconds,
-        planned.setup.prompt,
-        planned.setup.prompt as f64 / planned.plan.prompt.seconds.seconds,
-    );
-    if let Some(target) = &planned.target {
-        let (how, so) = match (target.speeds.measured, target.is_stand_in()) {
-            (true, _) => ("as measured", ""),
-            (_, true) => ("that is none", ": it is taken to be fast beyond measure, so these speeds are no forecast"),
-            _ => ("as described", ": nothing of it was measured, so the interval is wide"),
-        };
+    let mut out = format!("{}\non {}, {} threads\n\n", planned.model.name, planned.machine, planned.setup.threads.0);
+    if foretells(planned) {
+        let (rate, low, high) = rates(planned);
         out.push_str(&format!(
-            "with an accelerator {how} ({}, {}, products at {:.0} GB/s){so}\n",
-            target.name,
-            shown(target.vram),
-            target.speeds.bandwidth / 1e9
+            "{rate:.1} tokens/s expected ({low:.1} to {high:.1}) with {} tokens in the context\n\
+             {:.2} s to the first token of an answer to a prompt of {} ({:.0} tokens/s)\n",
+            planned.setup.depth,
+            planned.plan.prompt.seconds.seconds,
+            planned.setup.prompt,
+            planned.setup.prompt as f64 / planned.plan.prompt.seconds.seconds,
         ));
+    }
+    if let Some(target) = &planned.target {
+        let (how, so) = match target.speeds.measured {
+            true => ("as measured", ""),
+            false => ("as described", ": nothing of it was measured, so the interval is wide"),
+        };
+        out.push_str(&match target.is_stand_in() {
+            true => format!("with {} for an accelerator, whose speed is none: no time is forecast\n", target.name),
+            false => format!(
+                "with an accelerator {how} ({}, {}, products at {:.0} GB/s){so}\n",
+                target.name,
+                shown(target.vram),
+                target.speeds.bandwidth / 1e9
+            ),
+        });
     }
     out.push_str(&format!("{}\n\n", habits(planned)));
     out.push_str(&table(planned));
-    out.push_str(&format!("\n{:<34}{:>10}{:>9}\n", "part of a token", "ms", "share"));
-    for (name, seconds) in planned.plan.token.parts.iter().filter(|part| part.1 > 0.0) {
-        let share = 100.0 * seconds / planned.plan.token.seconds.seconds;
-        out.push_str(&format!("{name:<34}{:>10}{share:>7.1} %\n", ms(*seconds)));
+    if foretells(planned) {
+        out.push_str(&format!("\n{:<34}{:>10}{:>9}\n", "part of a token", "ms", "share"));
+        for (name, seconds) in planned.plan.token.parts.iter().filter(|part| part.1 > 0.0) {
+            let share = 100.0 * seconds / planned.plan.token.seconds.seconds;
+            out.push_str(&format!("{name:<34}{:>10}{share:>7.1} %\n", ms(*seconds)));
+        }
+        out.push_str(&format!("{:<34}{:>10}\n", "whole token", ms(planned.plan.token.seconds.seconds)));
     }
-    out.push_str(&format!("{:<34}{:>10}\n", "whole token", ms(planned.plan.token.seconds.seconds)));
     if planned.plan.token.missing > 0.0 {
         out.push_str(&format!("{:.1} experts of a token are read from the disk\n", planned.plan.token.missing));
     }
@@ -62,7 +71,7 @@ pub fn text(planned: &Planned) -> String {
     if let Some((name, rate)) = &planned.plan.other {
         out.push_str(&format!("next best: {name}, {rate:.1} tokens/s\n"));
     }
-    if let Some(bound) = planned.plan.bound {
+    if let Some(bound) = planned.plan.bound.filter(|_| foretells(planned)) {
         let gap = 100.0 * (planned.plan.token.seconds.seconds / bound - 1.0);
         out.push_str(&format!("no plan of this kind is more than {:.1} % faster\n", gap.max(0.0)));
     }
@@ -100,7 +109,7 @@ fn table(planned: &Planned) -> String {
             window.map_or("none".to_string(), |w| w.to_string()),
             if dense_on_gpu { "gpu" } else { "ram" },
             experts - gpu - disk,
-            ms(time)
+            if foretells(planned) { ms(time) } else { "-".into() }
         ));
         start = end;
     }
@@ -133,7 +142,7 @@ pub fn value(planned: &Planned) -> Value {
         json!({
             "layer": l, "window": planned.model.config.layers[l].window, "attention_on_gpu": choice.dense_on_gpu,
             "experts_on_gpu": choice.gpu, "experts_in_memory": planned.profile.experts - choice.gpu - choice.disk,
-            "experts_on_disk": choice.disk, "seconds": planned.plan.token.by_layer[l],
+            "experts_on_disk": choice.disk, "seconds": foretells(planned).then(|| planned.plan.token.by_layer[l]),
         })
     };
     let lines = |lines: &[(String, u64)]| -> Vec<Value> {
@@ -143,18 +152,19 @@ pub fn value(planned: &Planned) -> Value {
         Memory::Whole => None,
         Memory::Slots(count) => Some(count),
     };
+    let foretold = |value: Value| if foretells(planned) { value } else { Value::Null };
     json!({
         "model": planned.model.name,
         "machine": planned.machine,
         "threads": planned.setup.threads.0,
         "depth": planned.setup.depth,
-        "tokens_per_second": {"expected": rate, "low": low, "high": high},
-        "first_token_seconds": {
+        "tokens_per_second": foretold(json!({"expected": rate, "low": low, "high": high})),
+        "first_token_seconds": foretold(json!({
             "prompt": planned.setup.prompt, "expected": planned.plan.prompt.seconds.seconds,
             "low": planned.plan.prompt.seconds.low, "high": planned.plan.prompt.seconds.high,
-        },
-        "token_seconds": planned.plan.token.parts.iter()
-            .map(|(name, seconds)| json!({"part": name, "seconds": seconds})).collect::<Vec<_>>(),
+        })),
+        "token_seconds": foretold(planned.plan.token.parts.iter()
+            .map(|(name, seconds)| json!({"part": name, "seconds": seconds})).collect()),
         "experts_read_per_token": planned.plan.token.missing,
         "expert_slots": slots,
         "layers": planned.plan.choices.iter().enumerate().map(layer).collect::<Vec<_>>(),
@@ -168,9 +178,16 @@ pub fn value(planned: &Planned) -> Value {
         "gains": planned.plan.prices.iter()
             .map(|(what, gain)| json!({"with": what, "tokens_per_second": gain})).collect::<Vec<_>>(),
         "next_best": planned.plan.other.as_ref().map(|(what, rate)| json!({"with": what, "tokens_per_second": rate})),
-        "bound_seconds": planned.plan.bound,
+        "bound_seconds": planned.plan.bound.filter(|_| foretells(planned)),
         "profile_tokens": planned.profile.tokens,
     })
+}
+
+/// The same with why one expert lies where it does.
+pub fn explained(planned: &Planned, (layer, expert): (usize, usize), text: &str) -> Value {
+    let mut value = value(planned);
+    value["explanation"] = json!({"layer": layer, "expert": expert, "text": text});
+    value
 }
 
 /// Why one expert lies where it does.
