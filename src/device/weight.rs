@@ -87,7 +87,6 @@ impl Weight {
 
     /// `x` `[t, inputs]` -> `[t, outputs]`, f32.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
-        let decoded;
         let floats = match &self.lies {
             Lies::Quantised(matrix) => return Ok(matrix.forward(&x.contiguous()?)?),
             Lies::Own(matrix) => {
@@ -95,13 +94,28 @@ impl Weight {
                 return own.product(matrix, x);
             }
             Lies::Floats(floats) => floats,
-            Lies::Blocks(format, blocks) => {
-                let mut weights = vec![0f32; self.rows * self.width];
-                format.decode(blocks, &mut weights);
-                decoded = Tensor::from_vec(weights, (self.rows, self.width), self.accelerator.device())?;
-                &decoded
-            }
+            Lies::Blocks(format, blocks) => return self.decoded(*format, blocks, x),
         };
+        self.by(floats, x)
+    }
+
+    /// By blocks, decoded some rows at a time: a whole vocabulary of floats would be most of the memory of a run.
+    fn decoded(&self, format: Format, blocks: &[u8], x: &Tensor) -> Result<Tensor> {
+        /// Numbers decoded at once.
+        const AT_ONCE: usize = 4 << 20;
+        let rows = if self.by_input { self.rows } else { (AT_ONCE / self.width).clamp(1, self.rows) };
+        let bytes = blocks.len() / self.rows;
+        let piece = |blocks: &[u8]| {
+            let rows = blocks.len() / bytes;
+            let mut weights = vec![0f32; rows * self.width];
+            format.decode(blocks, &mut weights);
+            self.by(&Tensor::from_vec(weights, (rows, self.width), self.accelerator.device())?, x)
+        };
+        let pieces: Vec<Tensor> = blocks.chunks(rows * bytes).map(piece).collect::<Result<_>>()?;
+        Ok(if let [whole] = pieces.as_slice() { whole.clone() } else { Tensor::cat(&pieces, 1)? })
+    }
+
+    fn by(&self, floats: &Tensor, x: &Tensor) -> Result<Tensor> {
         let matrix = if self.by_input { floats.clone() } else { floats.t()? };
         let x = x.to_dtype(floats.dtype())?;
         let product = |x: &Tensor| Ok(x.contiguous()?.matmul(&matrix)?);
