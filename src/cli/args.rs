@@ -475,7 +475,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "LAYER.EXPERT", env = "THERMOCLINE_EXPLAIN", value_parser = super::values::layer_expert)]
     pub explain: Option<(usize, usize)>,
     /// Draw a map of layers by experts, coloured by heat, with the lines between tiers
-    #[arg(long, value_name = "FILE.svg", env = "THERMOCLINE_PICTURE")]
+    #[arg(long, value_name = "FILE.svg|png", env = "THERMOCLINE_PICTURE")]
     pub picture: Option<PathBuf>,
     /// Print it as JSON
     #[arg(long, env = "THERMOCLINE_PLAN_JSON", value_parser = FalseyValueParser::new())]

@@ -155,6 +155,22 @@ pub fn run(args: &PlanArgs) -> Done {
     }
 }
 
+/// How a picture is kept, by the end of its name.
+enum Drawn {
+    Svg,
+    Png,
+}
+
+impl Drawn {
+    fn of(path: &Path) -> Option<Drawn> {
+        match path.extension()?.to_str()?.to_lowercase().as_str() {
+            "svg" => Some(Drawn::Svg),
+            "png" => Some(Drawn::Png),
+            _ => None,
+        }
+    }
+}
+
 /// Requests that contradict themselves.
 fn refuse(args: &PlanArgs, wanted: &Wanted) -> Result<()> {
     let wrong = |text: &str| Err(Error::Usage(text.to_string()));
@@ -172,9 +188,10 @@ fn refuse(args: &PlanArgs, wanted: &Wanted) -> Result<()> {
         );
     }
     match &args.picture {
-        Some(path) if path.extension().is_none_or(|e| e != "svg") => {
-            wrong("--picture: pictures are drawn as SVG; expected a name that ends with .svg")
-        }
+        Some(path) if Drawn::of(path).is_none() => Err(Error::Usage(format!(
+            "--picture {}: pictures are drawn as SVG or PNG; expected a name that ends with .svg or .png",
+            path.display()
+        ))),
         _ => Ok(()),
     }
 }
@@ -382,9 +399,13 @@ fn other(
 fn draw(file: &Path, planned: &Planned) -> Result<()> {
     let layers = planned.profile.layers.len();
     let heats: Vec<Vec<f64>> = (0..layers).map(|l| heat(&planned.profile, l)).collect();
-    let text = picture::svg(&planned.model.name, &heats, &planned.plan.choices);
+    let (name, choices) = (&planned.model.name, &planned.plan.choices);
+    let bytes = match Drawn::of(file) {
+        Some(Drawn::Png) => picture::png(name, &heats, choices),
+        _ => picture::svg(name, &heats, choices).into_bytes(),
+    };
     let failed = |e| Error::Usage(format!("the picture {} cannot be written: {e}", file.display()));
-    std::fs::write(file, text).map_err(failed)?;
+    std::fs::write(file, bytes).map_err(failed)?;
     say(&format!("{} ({} layers, {} experts each)", file.display(), layers, planned.profile.experts));
     Ok(())
 }
