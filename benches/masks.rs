@@ -109,7 +109,9 @@ fn cases() -> Vec<Case> {
     let list = json!({ "type": "array", "items": schema_of_a_person() });
     let (large, filled) = schema_that_is_large();
     let function = |at: usize| Function { name: format!("function_{at}"), parameters: schema_of_a_person() };
-    let calls = |required| Form::Calls(Calls { functions: (0..8).map(function).collect(), required, parallel: true });
+    let calls = |required| {
+        Form::Calls(Calls { functions: (0..8).map(function).collect(), required, parallel: true, otherwise: None })
+    };
     let call = |at: usize| {
         format!("<tool_call>\n{{\"name\": \"function_{at}\", \"arguments\": {}}}\n</tool_call>", written(&person(at)))
     };

@@ -2,6 +2,8 @@
 
 #[path = "api/client.rs"]
 mod client;
+#[path = "api/clients.rs"]
+mod clients;
 #[path = "api/crowd.rs"]
 mod crowd;
 #[path = "api/document.rs"]

@@ -40,7 +40,7 @@ fn text_is_free_until_a_call_begins() {
         json!({ "properties": { "n": { "type": "integer" } }, "required": ["n"], "additionalProperties": false });
     for parallel in [true, false] {
         let functions = vec![Function { name: "f".into(), parameters: parameters.clone() }];
-        let form = Form::Calls(Calls { functions, required: false, parallel });
+        let form = Form::Calls(Calls { functions, required: false, parallel, otherwise: None });
         let mut walk = engine.grammar(&form).expect("it makes sense").walk();
         for words in ["", "Let me", " \"see\" <tool_ca", "re>\n{"] {
             say(&mut walk, &engine, words);
@@ -90,7 +90,12 @@ fn what_runs_out_of_tokens_is_brought_to_its_end() {
         },
     });
     let function = |name: &str| Function { name: name.into(), parameters: record.clone() };
-    let calls = Calls { functions: vec![function("rain"), function("temperature")], required: true, parallel: true };
+    let calls = Calls {
+        functions: vec![function("rain"), function("temperature")],
+        required: true,
+        parallel: true,
+        otherwise: None,
+    };
     let forms = [Form::Schema(json!({ "type": "array", "items": record.clone() })), Form::Calls(calls)];
     let mut session = engine.session();
     let (mut landed, mut several) = (0, 0);

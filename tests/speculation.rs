@@ -187,7 +187,7 @@ fn forms() -> Vec<(&'static str, Form, Option<usize>)> {
     let parameters = object(json!({ "city": word, "n": { "type": "integer" } }));
     let function = |name: &str| Function { name: name.into(), parameters: parameters.clone() };
     let calls = |required, parallel| {
-        Form::Calls(Calls { functions: vec![function("rain"), function("range")], required, parallel })
+        Form::Calls(Calls { functions: vec![function("rain"), function("range")], required, parallel, otherwise: None })
     };
     let gbnf = "root ::= item (\", \" item)*\nitem ::= \"abc\" [a-e] \"cba\"";
     vec![

@@ -150,20 +150,28 @@ fn slot_folder(path: Option<&Path>) -> Result<Option<PathBuf>> {
 
 /// Keys as given, and the lines of the file. Errors (usage): a file without keys, and keys no header can carry.
 fn keys(given: &[String], file: Option<&Path>) -> Result<Vec<String>> {
+    let fits = |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let wrong = |from: String| {
+        let expected =
+            "an API key is empty or has characters no HTTP header carries; expected letters, digits and signs";
+        Err(Error::Usage(format!("{from}: {expected}")))
+    };
+    if given.iter().any(|key| !fits(key)) {
+        return wrong("--api-key".into());
+    }
     let mut keys = given.to_vec();
-    if let Some(file) = file {
-        let text = run::read_text(file)?;
-        let before = keys.len();
-        keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from));
-        if keys.len() == before {
-            return Err(Error::Usage(format!("{} holds no key: one on each line is expected", file.display())));
+    let Some(file) = file else { return Ok(keys) };
+    for (at, line) in run::read_text(file)?.lines().map(str::trim).enumerate() {
+        // What begins with # is a remark.
+        match line {
+            _ if line.is_empty() || line.starts_with('#') => {}
+            key if fits(key) => keys.push(key.into()),
+            _ => return wrong(format!("{}, line {}", file.display(), at + 1)),
         }
     }
-    match keys.iter().all(|key| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())) {
-        true => Ok(keys),
-        false => Err(Error::Usage(
-            "an API key is empty or has characters no HTTP header carries; expected letters, digits and signs".into(),
-        )),
+    match keys.len() == given.len() {
+        true => Err(Error::Usage(format!("{} holds no key: one on each line is expected", file.display()))),
+        false => Ok(keys),
     }
 }
 
@@ -177,8 +185,12 @@ mod tests {
         let file = folder.path().join("keys");
         std::fs::write(&file, "one\n\n two \n").expect("writes");
         assert_eq!(keys(&["zero".into()], Some(&file)).expect("reads"), ["zero", "one", "two"]);
-        std::fs::write(&file, "\n \n").expect("writes");
+        std::fs::write(&file, "\n \n# none\n").expect("writes");
         assert!(keys(&[], Some(&file)).is_err());
+        std::fs::write(&file, "# mine\nthree\n").expect("writes");
+        assert_eq!(keys(&[], Some(&file)).expect("reads"), ["three"]);
+        std::fs::write(&file, "one\ntwo words\n").expect("writes");
+        assert!(keys(&[], Some(&file)).unwrap_err().to_string().contains("line 2"));
         assert!(keys(&["with space".into()], None).is_err() && keys(&[String::new()], None).is_err());
         assert!(keys(&[], None).expect("none is fine").is_empty());
     }

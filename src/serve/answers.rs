@@ -37,13 +37,17 @@ pub async fn response(State(house): State<Arc<House>>, request: Request<Body>) -
 /// The body of a request for answers, read, rendered and tokenised.
 pub fn read(settings: &Settings, served: &Served, api: Api, body: &[u8], arrived: Instant) -> Outcome<Ask> {
     let fields = Fields::body(body)?;
+    let mut echo = Value::Null;
     let (way, fields) = match api {
         Api::Chat => (Way::Chat, fields),
         Api::Completion => (Way::Completion, fields),
         Api::Messages => (Way::Chat, messages::chat(fields)?),
-        Api::Responses => (Way::Chat, responses::chat(fields)?),
+        Api::Responses => {
+            echo = responses::echo(&fields);
+            (Way::Chat, responses::chat(fields)?)
+        }
     };
-    Ask::read(settings, served, way, fields, arrived)
+    Ok(Ask { echo, ..Ask::read(settings, served, way, fields, arrived)? })
 }
 
 async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<Response> {

@@ -3,8 +3,8 @@
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
 use super::queue::Batch;
-use super::{Served, Settings, conversation, form, tools};
-use crate::engine::grammar::Form;
+use super::talk::Calling;
+use super::{Served, Settings, conversation, form, hold, tools};
 use crate::engine::sampler::{Sampler, Sampling};
 use crate::engine::stops::Stops;
 use crate::engine::{Limits, Stats};
@@ -20,9 +20,55 @@ const MOST_LOGPROBS: usize = 20;
 /// OpenAI's default for plain completions.
 const COMPLETION_TOKENS: usize = 16;
 
-/// Fields that say nothing about the answer.
-const HARMLESS: &[&str] =
-    &["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
+/// Fields that say nothing about the answer: beginnings are kept for whoever has the same, and samplers that are off have
+/// nothing to be tuned.
+const HARMLESS: &[&str] = &[
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "cache_prompt",
+    "mirostat_tau",
+    "mirostat_eta",
+    "dynatemp_exponent",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+    "dry_sequence_breakers",
+    "xtc_threshold",
+];
+
+/// Features of other servers that are not there, and what turns them off.
+const OFF: &[(&str, &str)] = &[
+    ("id_slot", "-1"),
+    ("timings_per_token", "false"),
+    ("return_progress", "false"),
+    ("return_tokens", "false"),
+    ("ignore_eos", "false"),
+    ("typical_p", "1"),
+    ("tfs_z", "1"),
+    ("top_a", "0"),
+    ("top_n_sigma", "-1"),
+    ("mirostat", "0"),
+    ("dynatemp_range", "0"),
+    ("dry_multiplier", "0"),
+    ("xtc_probability", "0"),
+    ("min_tokens", "0"),
+    ("length_penalty", "1"),
+    ("use_beam_search", "false"),
+    ("skip_special_tokens", "true"),
+    ("spaces_between_special_tokens", "true"),
+    ("include_stop_str_in_output", "false"),
+    ("stop_token_ids", "[]"),
+    ("add_generation_prompt", "true"),
+    ("enable_thinking", "false"),
+    ("reasoning_effort", "\"none\""),
+    ("function_call", "\"none\""),
+    ("verbosity", "\"medium\""),
+];
 
 const TOOLS: &str = "tools are called by tools and tool_choice";
 pub const WORDS_ONLY: &str = "this model reads and writes text only";
@@ -30,12 +76,10 @@ pub const WORDS_ONLY: &str = "this model reads and writes text only";
 /// Features of the API that are not there.
 const MISSING: &[(&str, &str)] = &[
     ("functions", TOOLS),
-    ("function_call", TOOLS),
     ("guided_json", "response_format is"),
     ("structured_outputs", "response_format is"),
     ("audio", WORDS_ONLY),
     ("prediction", "predicted outputs are not built"),
-    ("reasoning_effort", "this model does not think before it answers"),
     ("web_search_options", "there is no web search"),
 ];
 
@@ -45,8 +89,10 @@ pub struct Ask {
     pub stream: bool,
     /// The last chunk of a stream says what it cost.
     pub include_usage: bool,
-    /// The answer may hold calls of functions.
-    pub calls: bool,
+    /// Where the answer may hold calls of functions.
+    pub calls: Calling,
+    /// What the response repeats of the request, where it does.
+    pub echo: Value,
 }
 
 /// Which of the two ways to ask.
@@ -62,31 +108,46 @@ impl Ask {
         model(&mut fields, served)?;
         fields.ignore(HARMLESS);
         fields.refuse(MISSING)?;
-        let mut grammar = form::grammar(&mut fields, served)?;
+        fields.off(OFF)?;
+        if let Some(mut more) = fields.object("chat_template_kwargs")? {
+            more.off(&[("enable_thinking", "false"), ("thinking", "false")])?;
+            more.end()?;
+        }
+        match fields.text("reasoning_format")?.as_deref() {
+            None | Some("auto" | "none") => {}
+            Some(_) => {
+                return Err(Failure::field("reasoning_format", "is neither \"auto\" nor \"none\": nothing is thought"));
+            }
+        }
+        let mut asked = form::asked(&mut fields)?;
         let stream = fields.flag("stream")?.unwrap_or(false);
         let include_usage = stream_options(&mut fields, stream)?;
         let n = fields.whole("n", 1..=MOST_CHOICES)?.unwrap_or(1);
         let max_tokens = max_tokens(&mut fields, way)?;
-        let stop = stop(&mut fields)?;
+        let mut stop = stop(&mut fields)?;
         let logprobs = logprobs(&mut fields, way)?;
         let guesses = fields.whole("speculative.n_max", 0..=usize::MAX)?;
         let sampling = sampling(&mut fields, settings, served)?;
-        let mut calls = false;
+        let mut calls = Calling::No;
+        let mut grammar = None;
         let prompts = match way {
             Way::Chat => {
                 modalities(&mut fields)?;
                 let tools = tools::read(&mut fields)?;
                 let messages = conversation::messages(&mut fields)?;
+                if fields.whole("best_of", 1..=MOST_CHOICES)?.is_some_and(|best| best != 1) {
+                    return Err(Failure::field("best_of", "other than 1 is not supported"));
+                }
+                let goes_on = conversation::goes_on(&messages);
+                fields.off(&[("continue_final_message", if goes_on { "true" } else { "false" })])?;
                 fields.end()?;
-                if let Some(wanted) = tools.calls {
-                    if grammar.is_some() {
-                        return Err(Failure::field(
-                            "tools",
-                            "together with another form of the answer are not supported",
-                        ));
+                if let Some(mut wanted) = tools.calls {
+                    calls = if asked.is_some() { Calling::Instead } else { Calling::Anywhere };
+                    wanted.otherwise = asked.take().map(|asked| form::json(asked)).transpose()?;
+                    if wanted.required {
+                        stop.clear(); // they are for text, and there will be none
                     }
-                    calls = true;
-                    grammar = Some(form::compile(&(Form::Calls(wanted), "tools".into()), served)?);
+                    grammar = Some(hold::calls(wanted, &tools.strict, served)?);
                 }
                 vec![conversation::rendered(served, &messages, &tools.shown)?]
             }
@@ -106,6 +167,9 @@ impl Ask {
                 prompts
             }
         };
+        if let Some(asked) = asked {
+            grammar = Some(form::compile(&asked, served)?);
+        }
         let context = served.engine.context();
         if let Some(long) = prompts.iter().find(|prompt| prompt.len() > context) {
             return Err(Failure::too_long(long.len(), context));
@@ -115,7 +179,13 @@ impl Ask {
         Sampler::new(&sampling, served.engine.text().limit())?;
         Stops::new(&limits.stop)?;
         let prompts = prompts.into_iter().map(Arc::from).collect();
-        Ok(Ask { batch: Batch { prompts, n, sampling, limits, logprobs, arrived }, stream, include_usage, calls })
+        Ok(Ask {
+            batch: Batch { prompts, n, sampling, limits, logprobs, arrived },
+            stream,
+            include_usage,
+            calls,
+            echo: Value::Null,
+        })
     }
 
     /// Answers it needs.
@@ -145,12 +215,14 @@ fn stream_options(fields: &mut Fields, stream: bool) -> Outcome<bool> {
     options.end().map(|()| usage)
 }
 
-/// `max_completion_tokens` is what `max_tokens` is called now; of both the smaller counts.
+/// `max_completion_tokens` is what `max_tokens` is called now, `n_predict` what llama.cpp calls it, where -1 has no bound; of all
+/// the smallest counts.
 fn max_tokens(fields: &mut Fields, way: Way) -> Outcome<Option<usize>> {
-    let (newer, older) = ("max_completion_tokens", "max_tokens");
-    let said = [fields.whole(newer, 1..=usize::MAX)?, fields.whole(older, 1..=usize::MAX)?];
-    let least = said.into_iter().flatten().min();
-    Ok(least.or((way == Way::Completion).then_some(COMPLETION_TOKENS)))
+    let mut said = None;
+    for name in ["max_completion_tokens", "max_tokens", "n_predict"] {
+        said = said.into_iter().chain(fields.whole_or(name, 1..=usize::MAX, usize::MAX)?).min();
+    }
+    Ok(said.or((way == Way::Completion).then_some(COMPLETION_TOKENS)).filter(|most| *most < usize::MAX))
 }
 
 fn stop(fields: &mut Fields) -> Outcome<Vec<String>> {
@@ -199,21 +271,21 @@ fn sampling(fields: &mut Fields, settings: &Settings, served: &Served) -> Outcom
     };
     Ok(Sampling {
         temperature: number(fields, "temperature", 0.0, 100.0)?.unwrap_or(base.temperature),
-        top_k: fields.whole("top_k", 0..=usize::MAX)?.unwrap_or(base.top_k),
+        top_k: fields.whole_or("top_k", 0..=usize::MAX, 0)?.unwrap_or(base.top_k),
         top_p: number(fields, "top_p", 0.0, 1.0)?.unwrap_or(base.top_p),
         min_p: number(fields, "min_p", 0.0, 1.0)?.unwrap_or(base.min_p),
         repeat_penalty: repeat.unwrap_or(base.repeat_penalty),
         presence_penalty: number(fields, "presence_penalty", -2.0, 2.0)?.unwrap_or(base.presence_penalty),
         frequency_penalty: number(fields, "frequency_penalty", -2.0, 2.0)?.unwrap_or(base.frequency_penalty),
-        repeat_last_n: fields.whole("repeat_last_n", 0..=usize::MAX)?.unwrap_or(base.repeat_last_n),
+        repeat_last_n: fields.whole_or("repeat_last_n", 0..=usize::MAX, usize::MAX)?.unwrap_or(base.repeat_last_n),
         seed: seed(fields)?.or(settings.seed).unwrap_or_else(new_seed),
         logit_bias: logit_bias(fields, served)?.unwrap_or_else(|| base.logit_bias.clone()),
     })
 }
 
-/// Any whole number of 64 bits; a negative one (-1, say) is a seed like another.
+/// Any whole number of 64 bits; -1 is none, as in llama.cpp, other negative ones are seeds like others.
 fn seed(fields: &mut Fields) -> Outcome<Option<u64>> {
-    let Some(value) = fields.take("seed") else { return Ok(None) };
+    let Some(value) = fields.take("seed").filter(|value| value.as_f64() != Some(-1.0)) else { return Ok(None) };
     // With a point or an exponent it is whole too; at the lower end stands what was rounded from below it.
     let (below, above) = (-(2f64.powi(63)), 2f64.powi(64));
     let exact = || match value.as_f64().filter(|x| x.fract() == 0.0)? {

@@ -1,7 +1,7 @@
 //! One choice of a response as far as it has come: what all shapes of a response are made from.
 
 use super::queue::Ended;
-use super::talk::{Part, Talk};
+use super::talk::{Calling, Part, Talk};
 use crate::engine::{Finish, Stats, Token};
 
 /// A function the model calls.
@@ -32,8 +32,8 @@ pub enum Reason {
 }
 
 impl Choice {
-    /// `calls`: the answer may hold calls of functions.
-    pub fn new(calls: bool) -> Choice {
+    /// `calls`: where the answer may hold calls of functions.
+    pub fn new(calls: Calling) -> Choice {
         Choice { talk: Talk::new(calls), text: String::new(), calls: Vec::new(), tokens: Vec::new(), ended: None }
     }
 
@@ -47,7 +47,8 @@ impl Choice {
     /// Takes the end in, and gives what was held back.
     pub fn end(&mut self, ended: Ended) -> Vec<Part> {
         self.ended = Some(ended);
-        let parts = self.talk.finish();
+        let cut = !matches!(ended.finish, Finish::Eos | Finish::Complete);
+        let parts = self.talk.finish(cut);
         self.keep(&parts);
         parts
     }

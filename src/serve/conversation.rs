@@ -28,8 +28,21 @@ pub fn messages(fields: &mut Fields) -> Outcome<Vec<Message>> {
 
 /// The conversation as the model reads it.
 pub fn rendered(served: &Served, messages: &[Message], tools: &[Value]) -> Outcome<Vec<u32>> {
+    Ok(served.engine.text().encode(&written(served, messages, tools)?, true)?)
+}
+
+/// The conversation as text. An assistant's words at its end are the beginning of the answer.
+pub fn written(served: &Served, messages: &[Message], tools: &[Value]) -> Outcome<String> {
     let text = served.engine.text();
-    Ok(text.encode(&text.render_with_tools(messages, tools, true)?, true)?)
+    Ok(match messages.split_last() {
+        Some((last, before)) if goes_on(messages) => text.render_with_tools(before, tools, true)? + &last.content,
+        _ => text.render_with_tools(messages, tools, true)?,
+    })
+}
+
+/// Whether the answer goes on with what the assistant has said last, as in Anthropic's API and llama.cpp's.
+pub fn goes_on(messages: &[Message]) -> bool {
+    matches!(messages, [_, .., last] if last.role == "assistant" && last.calls.is_empty())
 }
 
 fn message(value: Value, place: &str) -> Outcome<Message> {
@@ -57,7 +70,14 @@ fn message(value: Value, place: &str) -> Outcome<Message> {
     let newer = "is called tool_calls now";
     fields.refuse(&[("function_call", newer), ("audio", WORDS_ONLY), ("images", WORDS_ONLY)])?;
     // A name is shown to no model of this family; what another model thought or refused is no part of the text.
-    fields.ignore(&["name", "refusal", "reasoning_content", "annotations"]);
+    fields.ignore(&[
+        "name",
+        "refusal",
+        "reasoning_content",
+        "annotations",
+        "cache_control",
+        "provider_specific_fields",
+    ]);
     let place = fields.name("content");
     let content = match fields.take("content") {
         Some(content) => text(content, &place)?,

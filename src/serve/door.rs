@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Open without a key: what a page needs before it can ask for one, and what watches over the process.
-const OPEN: &[&str] = &["/", "/health", "/openapi.json"];
+const OPEN: &[&str] = &["/", "/health", "/v1/health", "/openapi.json"];
 
 pub async fn door(
     State(house): State<Arc<House>>,
@@ -31,7 +31,7 @@ pub async fn door(
     let allowed = origin.as_ref().and_then(|origin| allowed_origin(&house, origin));
     let mut response = match admit(&house, &request) {
         Err(failure) => failure.into_response(),
-        Ok(()) if method == Method::OPTIONS && allowed.is_some() => preflight(),
+        Ok(()) if method == Method::OPTIONS && allowed.is_some() => preflight(request.headers()),
         Ok(()) => next.run(request).await,
     };
     if path.starts_with("/v1/messages")
@@ -43,15 +43,23 @@ pub async fn door(
     if let Some(allowed) = allowed {
         response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+        let exposed = HeaderValue::from_static("retry-after, x-request-id");
+        response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+    let id = format!("req_{}", super::unique());
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", id);
     }
     house.metrics.request(path, response.status().as_u16());
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
         house.metrics.turned_away(arrived.elapsed());
     }
     let (status, ms) = (response.status().as_u16(), arrived.elapsed().as_millis() as u64);
-    match response.status() {
-        StatusCode::OK => tracing::debug!(%method, path, status, ms, "request"),
-        _ => tracing::info!(%method, path, status, ms, "request refused"),
+    // Why, by names that are ours or the field's, which a client chose: never by its words.
+    let why = response.extensions().get::<Failure>().map(Failure::reason).unwrap_or_default();
+    match response.status().is_success() {
+        true => tracing::debug!(%method, path, status, ms, id, "request"),
+        false => tracing::info!(%method, path, status, ms, id, why, "request refused"),
     }
     response
 }
@@ -116,11 +124,15 @@ fn allowed_origin(house: &House, origin: &HeaderValue) -> Option<HeaderValue> {
     (allowed == "*" || allowed.as_bytes() == origin.as_bytes()).then(|| origin.clone())
 }
 
-fn preflight() -> Response {
+/// Whatever headers a page's client wants to send may come: those of an origin that is allowed are no danger, and OpenAI's and
+/// Anthropic's send many of their own.
+fn preflight(asked: &HeaderMap) -> Response {
+    let usual = HeaderValue::from_static("authorization, content-type, x-api-key, anthropic-version");
+    let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned().unwrap_or(usual);
     let headers = [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key, anthropic-version"),
-        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS")),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, wanted),
+        (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
 }

@@ -77,6 +77,12 @@ impl Failure {
         Failure::new(StatusCode::NOT_FOUND, message, Some("not_found"))
     }
 
+    /// 404: something that other servers have there.
+    pub fn not_here(feature: &str) -> Failure {
+        let message = format!("there are no {feature} here; /openapi.json lists what there is");
+        Failure::new(StatusCode::NOT_FOUND, message, Some("not_found"))
+    }
+
     /// 405.
     pub fn method(method: &str, path: &str) -> Failure {
         let message = format!("{path} does not answer to {method}");
@@ -128,7 +134,12 @@ impl Failure {
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, message, None)
     }
 
-    #[cfg(test)]
+    /// For the log: a code, or the field that was wrong.
+    pub fn reason(&self) -> String {
+        let field = self.param.as_deref().map(|name| name.chars().take(64).collect::<String>());
+        field.or_else(|| self.code.map(String::from)).unwrap_or_else(|| "the body".into())
+    }
+
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -51,6 +51,11 @@ impl Fields {
         self.map.remove(field).filter(|value| !value.is_null())
     }
 
+    /// What a field says, without taking it.
+    pub fn peek(&self, field: &str) -> Option<&Value> {
+        self.map.get(field).filter(|value| !value.is_null())
+    }
+
     pub fn flag(&mut self, field: &str) -> Outcome<Option<bool>> {
         match self.take(field) {
             None => Ok(None),
@@ -107,6 +112,17 @@ impl Fields {
         }
     }
 
+    /// The same, where -1 stands for `none`, as in llama.cpp.
+    pub fn whole_or(&mut self, field: &str, range: RangeInclusive<usize>, none: usize) -> Outcome<Option<usize>> {
+        match self.map.get(field).and_then(Value::as_f64) {
+            Some(-1.0) => {
+                self.map.remove(field);
+                Ok(Some(none))
+            }
+            _ => self.whole(field, range),
+        }
+    }
+
     /// Drops fields that cannot change an answer here.
     pub fn ignore(&mut self, fields: &[&str]) {
         for field in fields {
@@ -126,6 +142,24 @@ impl Fields {
             };
             if asks {
                 return Err(Failure::field(self.name(field), format!("is not supported: {why}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// 400 for a field of a feature that is not there, unless its value is the one given, in JSON, that turns it off.
+    pub fn off(&mut self, fields: &[(&str, &str)]) -> Outcome<()> {
+        for (field, off) in fields {
+            let Some(value) = self.take(field) else { continue };
+            let same = |off: &Value| match (off.as_f64(), value.as_f64()) {
+                (Some(off), Some(value)) => off == value,
+                _ => *off == value,
+            };
+            if !serde_json::from_str(off).is_ok_and(|off: Value| same(&off)) {
+                return Err(Failure::field(
+                    self.name(field),
+                    format!("is not supported: only {off} is, which asks for nothing"),
+                ));
             }
         }
         Ok(())
@@ -201,6 +235,17 @@ mod tests {
         assert!(some.refuse(&names).is_ok() && some.end().is_ok());
         let asked = fields(json!({ "tools": [1] })).refuse(&[("tools", "not yet")]).unwrap_err();
         assert!(asked.message().contains("not yet"));
+    }
+
+    #[test]
+    fn what_is_turned_off_passes_and_minus_one_is_none() {
+        let mut some = fields(json!({ "mirostat": 0.0, "xtc": 0, "k": -1, "n": -1.0, "m": 3 }));
+        assert!(some.off(&[("mirostat", "0"), ("xtc", "0"), ("absent", "1")]).is_ok());
+        assert_eq!(some.whole_or("k", 0..=9, 0).expect("none"), Some(0));
+        assert_eq!(some.whole_or("n", 1..=9, 7).expect("none"), Some(7));
+        assert_eq!(some.whole_or("m", 1..=9, 7).expect("a number"), Some(3));
+        let said = fields(json!({ "mirostat": 2 })).off(&[("mirostat", "0")]).unwrap_err();
+        assert!(said.message().starts_with("mirostat is not supported: only 0"), "{}", said.message());
     }
 
     #[test]

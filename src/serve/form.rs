@@ -9,8 +9,8 @@ use serde_json::Value;
 /// A form, and the field that asked for it.
 pub type Asked = (Form, String);
 
-/// The one form a request names, compiled.
-pub fn grammar(fields: &mut Fields, served: &Served) -> Outcome<Option<Grammar>> {
+/// The one form a request names.
+pub fn asked(fields: &mut Fields) -> Outcome<Option<Asked>> {
     let mut asked = response_format(fields)?;
     for name in ["grammar", "json_schema"] {
         let form = match name {
@@ -24,7 +24,16 @@ pub fn grammar(fields: &mut Fields, served: &Served) -> Outcome<Option<Grammar>>
             asked = Some((form, name.to_string()));
         }
     }
-    asked.map(|asked| compile(&asked, served)).transpose()
+    Ok(asked)
+}
+
+/// The schema of a form that is JSON. Errors: 400 for another.
+pub fn json((form, field): Asked) -> Outcome<Value> {
+    match form {
+        Form::Object => Ok(serde_json::json!({ "type": "object" })),
+        Form::Schema(schema) => Ok(schema),
+        _ => Err(Failure::field(field, "together with tools is not supported; a JSON schema is")),
+    }
 }
 
 /// Errors: 400 naming the field.

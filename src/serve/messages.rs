@@ -8,7 +8,7 @@ use super::look::{Sent, parsed};
 use super::queue::Ended;
 use super::shape::Head;
 use super::talk::Part;
-use super::{conversation, tools};
+use super::{conversation, responses, tools};
 use crate::engine::{Piece, Stats};
 use serde_json::{Map, Value, json};
 
@@ -30,12 +30,18 @@ pub fn chat(mut fields: Fields) -> Outcome<Fields> {
         chat.insert("stop".into(), Value::Array(stop));
     }
     conversation_of(&mut fields, &mut chat)?;
-    fields.ignore(&["metadata", "service_tier"]);
-    if let Some(mut thinking) = fields.object("thinking")? {
-        if thinking.text("type")?.as_deref() != Some("disabled") {
-            return Err(Failure::field("thinking", "is not supported: this model does not think before it answers"));
-        }
-        thinking.end()?;
+    // A model that does not think beforehand thinks as little as is allowed; beginnings are kept for whoever has the same; and a
+    // conversation that is too long is refused, so that nothing of it has to be left out.
+    fields.ignore(&["metadata", "service_tier", "thinking", "cache_control", "context_management", "betas"]);
+    fields.ignore(&["speed", "inference_geo"]);
+    let mut format = fields.object("output_format")?;
+    if let Some(mut output) = fields.object("output_config")? {
+        output.ignore(&["effort"]);
+        format = output.object("format")?.or(format);
+        output.end()?;
+    }
+    if let Some(format) = format {
+        chat.insert("response_format".into(), responses::response_format(format)?);
     }
     fields.refuse(&[("mcp_servers", "there are none"), ("container", "there are none")])?;
     fields.end()?;
@@ -49,7 +55,15 @@ pub fn counted(mut fields: Fields) -> Outcome<Fields> {
         chat.insert("model".into(), model);
     }
     conversation_of(&mut fields, &mut chat)?;
-    fields.ignore(&["thinking"]);
+    fields.ignore(&[
+        "thinking",
+        "cache_control",
+        "context_management",
+        "betas",
+        "output_config",
+        "output_format",
+        "speed",
+    ]);
     fields.end()?;
     Ok(Fields::from(chat))
 }
@@ -102,13 +116,14 @@ fn function(tool: Value, place: &str) -> Outcome<Value> {
         return Err(Failure::field(fields.name("type"), "is not \"custom\": there are no other tools"));
     }
     let mut function = Map::new();
-    for (from, to) in [("name", "name"), ("description", "description"), ("input_schema", "parameters")] {
+    for (from, to) in
+        [("name", "name"), ("description", "description"), ("input_schema", "parameters"), ("strict", "strict")]
+    {
         if let Some(value) = fields.take(from) {
             function.insert(to.into(), value);
         }
     }
-    fields.flag("strict")?;
-    fields.ignore(&["cache_control"]);
+    fields.ignore(&["cache_control", "eager_input_streaming", "input_examples", "defer_loading", "allowed_callers"]);
     if !function.contains_key("parameters") {
         return Err(Failure::field(fields.name("input_schema"), "is missing"));
     }
@@ -125,6 +140,7 @@ fn said(message: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
     }
     let place = fields.name("content");
     let content = fields.take("content");
+    fields.ignore(&["cache_control"]);
     fields.end()?;
     let blocks = match content {
         Some(Value::Array(blocks)) => blocks,
@@ -159,7 +175,7 @@ fn used(block: Value, place: &str) -> Outcome<Value> {
     let mut fields = Fields::of(block, place)?;
     let (id, name) = (fields.text("id")?, fields.text("name")?);
     let input = fields.take("input").unwrap_or_else(|| json!({}));
-    fields.ignore(&["type", "cache_control"]);
+    fields.ignore(&["type", "cache_control", "caller"]);
     let missing = fields.name("name");
     fields.end()?;
     match name {
@@ -174,8 +190,12 @@ fn result(block: Value, place: &str) -> Outcome<Value> {
         return Err(Failure::field(fields.name("tool_use_id"), "is missing"));
     };
     let place = fields.name("content");
-    let content = fields.take("content").map_or(Ok(String::new()), |content| conversation::text(content, &place))?;
-    fields.ignore(&["type", "is_error", "cache_control"]);
+    let mut content = fields.take("content").map_or(Ok(String::new()), |content| conversation::text(content, &place))?;
+    // Templates have no other place for it.
+    if fields.flag("is_error")?.unwrap_or(false) {
+        content.insert_str(0, "Error: ");
+    }
+    fields.ignore(&["type", "cache_control"]);
     fields.end()?;
     Ok(json!({ "role": "tool", "tool_call_id": id, "content": content }))
 }

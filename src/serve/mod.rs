@@ -13,6 +13,7 @@ mod failure;
 mod fields;
 mod figures;
 mod form;
+mod hold;
 mod line;
 mod look;
 mod messages;

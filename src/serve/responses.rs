@@ -10,6 +10,7 @@ use super::look::Sent;
 use super::queue::Ended;
 use super::shape::Head;
 use super::talk::Part;
+use crate::engine::sampler::Sampling;
 use crate::engine::{Piece, Stats};
 use serde_json::{Map, Value, json};
 
@@ -43,18 +44,23 @@ pub fn chat(mut fields: Fields) -> Outcome<Fields> {
         }
     }
     fields.refuse(MISSING)?;
-    fields.ignore(&["store", "metadata", "user", "service_tier", "safety_identifier", "prompt_cache_key", "include"]);
-    fields.ignore(&["stream_options", "prompt_cache_retention"]);
-    if fields.text("truncation")?.is_some_and(|how| how != "disabled") {
-        return Err(Failure::field("truncation", "is not \"disabled\": a conversation that is too long is a 400"));
+    fields.ignore(&["store", "metadata", "user", "service_tier", "safety_identifier", "prompt_cache_key"]);
+    fields.ignore(&["stream_options", "prompt_cache_retention", "client_metadata"]);
+    // What nobody thought is in every answer already.
+    if fields.list("include")?.unwrap_or_default().iter().any(|what| what != "reasoning.encrypted_content") {
+        return Err(Failure::field("include", "asks for more than \"reasoning.encrypted_content\""));
+    }
+    // Either way a conversation that is too long is a 400: nothing is left out in silence.
+    if fields.text("truncation")?.is_some_and(|how| how != "disabled" && how != "auto") {
+        return Err(Failure::field("truncation", "is neither \"disabled\" nor \"auto\""));
     }
     if let Some(mut reasoning) = fields.object("reasoning")? {
-        reasoning.refuse(&[("effort", "this model does not think before it answers")])?;
+        reasoning.off(&[("effort", "\"none\"")])?;
         reasoning.ignore(&["summary", "generate_summary"]);
         reasoning.end()?;
     }
     if let Some(mut text) = fields.object("text")? {
-        text.ignore(&["verbosity"]);
+        text.off(&[("verbosity", "\"medium\"")])?;
         if let Some(format) = text.object("format")? {
             chat.insert("response_format".into(), response_format(format)?);
         }
@@ -77,7 +83,7 @@ pub fn chat(mut fields: Fields) -> Outcome<Fields> {
     Ok(Fields::from(chat))
 }
 
-fn response_format(mut format: Fields) -> Outcome<Value> {
+pub fn response_format(mut format: Fields) -> Outcome<Value> {
     let kind = format.text("type")?;
     let form = match kind.as_deref() {
         Some("json_schema") => {
@@ -102,6 +108,7 @@ fn messages(fields: &mut Fields) -> Outcome<Vec<Value>> {
     let items = match fields.take("input") {
         Some(Value::String(text)) => vec![json!({ "role": "user", "content": text })],
         Some(Value::Array(items)) if !items.is_empty() => items,
+        Some(Value::Array(_)) => return Err(Failure::field("input", "is empty: at least one item is needed")),
         Some(_) => return Err(Failure::field("input", "is neither a string nor a list of items")),
         None => return Err(Failure::field("input", "is missing")),
     };
@@ -164,6 +171,25 @@ fn function(tool: Value, place: &str) -> Outcome<Value> {
     Ok(json!({ "type": "function", "function": function }))
 }
 
+/// What a response repeats of its request.
+pub fn echo(fields: &Fields) -> Value {
+    let said = |name: &str, usual: Value| fields.peek(name).cloned().unwrap_or(usual);
+    json!({
+        "instructions": said("instructions", Value::Null),
+        "metadata": said("metadata", json!({})),
+        "tools": said("tools", json!([])),
+        "tool_choice": said("tool_choice", json!("auto")),
+        "parallel_tool_calls": said("parallel_tool_calls", json!(true)),
+        "max_output_tokens": said("max_output_tokens", Value::Null),
+        "text": said("text", json!({ "format": { "type": "text" } })),
+        "truncation": said("truncation", json!("disabled")),
+        "reasoning": said("reasoning", json!({ "effort": null, "summary": null })),
+        "temperature": said("temperature", Value::Null),
+        "top_p": said("top_p", Value::Null),
+        "previous_response_id": null,
+    })
+}
+
 /// A response as it is made: a message where there is text, then a call for each function.
 pub struct Shape {
     id: String,
@@ -174,6 +200,8 @@ pub struct Shape {
     /// Items that are whole.
     items: Vec<Value>,
     open: Option<Open>,
+    /// What it repeats of the request.
+    echo: Value,
 }
 
 /// The item that is being written, and what of it is in the stream.
@@ -187,7 +215,15 @@ struct Open {
 impl Shape {
     pub fn new(head: Head, ask: &Ask) -> Shape {
         let id = format!("resp_{}", super::unique());
-        Shape { id, head, choice: Choice::new(ask.calls), sequence: 0, items: Vec::new(), open: None }
+        let mut echo = ask.echo.clone();
+        // What was not said is as the server was started.
+        let Sampling { temperature, top_p, .. } = ask.batch.sampling;
+        for (name, used) in [("temperature", temperature), ("top_p", top_p)] {
+            if echo[name].is_null() {
+                echo[name] = json!(used.to_string().parse::<f64>().ok()); // as it was written, not as it is kept
+            }
+        }
+        Shape { id, head, choice: Choice::new(ask.calls), sequence: 0, items: Vec::new(), open: None, echo }
     }
 
     fn event(&mut self, name: &'static str, data: Value) -> Sent {
@@ -281,7 +317,9 @@ impl Shape {
                 out.push(self.event("response.function_call_arguments.done", with(call)));
             }
         }
-        let item = self.item(&open, "completed");
+        // What was cut off is said to be.
+        let cut = self.choice.ended.is_some() && self.choice.reason() == Reason::Length;
+        let item = self.item(&open, if cut { "incomplete" } else { "completed" });
         out.push(self.event("response.output_item.done", json!({ "output_index": index, "item": item })));
         self.items.push(item);
     }
@@ -293,7 +331,7 @@ impl Shape {
                 "arguments": open.text,
             }),
             None => {
-                let content = if status == "completed" { json!([text_part(&open.text)]) } else { json!([]) };
+                let content = if status == "in_progress" { json!([]) } else { json!([text_part(&open.text)]) };
                 json!({ "id": open.id, "type": "message", "status": status, "role": "assistant", "content": content })
             }
         }
@@ -340,13 +378,16 @@ impl Shape {
             "output_tokens": decode_tokens, "output_tokens_details": { "reasoning_tokens": 0 },
             "total_tokens": input + decode_tokens,
         });
-        json!({
+        let mut response = json!({
             "id": self.id, "object": "response", "created_at": self.head.created, "model": self.head.model,
-            "status": status, "error": null, "output": self.items, "parallel_tool_calls": true, "store": false,
+            "status": status, "error": null, "output": self.items, "store": false,
             "incomplete_details": if status == "incomplete" { json!({ "reason": "max_output_tokens" }) } else { Value::Null },
-            "instructions": null, "metadata": {}, "temperature": null, "top_p": null, "tool_choice": "auto", "tools": [],
             "usage": if self.choice.ended.is_some() { usage } else { Value::Null },
-        })
+        });
+        if let (Some(response), Value::Object(echo)) = (response.as_object_mut(), &self.echo) {
+            response.extend(echo.clone());
+        }
+        response
     }
 }
 

@@ -32,7 +32,15 @@ pub const ROUTES: &[(&str, &str)] = &[
 ];
 
 /// Features of other servers that people look for here, refused by name.
-const MISSING: &[(&str, &str)] = &[("/v1/embeddings", "embeddings")];
+const MISSING: &[(&str, &str)] = &[("/v1/embeddings", "embeddings"), ("/embeddings", "embeddings")];
+
+/// Other names, for those who leave the version out, or put it in.
+const ALIASES: &[(&str, &str)] = &[
+    ("/chat/completions", "/v1/chat/completions"),
+    ("/completions", "/v1/completions"),
+    ("/models", "/v1/models"),
+    ("/v1/health", "/health"),
+];
 
 pub fn router(house: Arc<House>) -> Router {
     let mut router = Router::new();
@@ -41,9 +49,10 @@ pub fn router(house: Arc<House>) -> Router {
         router = router.route(&path.replace("{model}", "{*model}"), handler(path));
     }
     for &(path, feature) in MISSING {
-        let refuse =
-            move || async move { Failure::request(format!("{feature} is not built yet; /v1/chat/completions is")) };
-        router = router.route(path, post(refuse));
+        router = router.route(path, post(move || async move { Failure::not_here(feature) }));
+    }
+    for &(path, is) in ALIASES {
+        router = router.route(path, handler(is));
     }
     router
         .fallback(|uri: Uri| async move { Failure::no_route(uri.path()) })
@@ -81,6 +90,9 @@ fn handler(path: &str) -> MethodRouter<Arc<House>> {
 
 /// What logs and metrics call a path: one of the list, so that nobody's inventions fill them.
 pub fn known(path: &str) -> &'static str {
+    if let Some((_, is)) = ALIASES.iter().find(|(alias, _)| *alias == path) {
+        return is;
+    }
     let missing = MISSING.iter().map(|(path, _)| *path);
     let mut all = ROUTES.iter().map(|(_, path)| *path).chain(missing);
     let fits = |route: &&str| match route.split_once('{') {

@@ -3,7 +3,7 @@
 use super::ask::{Usage, Way};
 use super::choice::{Call, Choice, Reason};
 use super::queue::Ended;
-use super::talk::Part;
+use super::talk::{Calling, Part};
 use crate::engine::text::TextStream;
 use crate::engine::{Engine, Piece, Stats, Token};
 use serde_json::{Map, Value, json};
@@ -30,12 +30,12 @@ pub struct Shape {
     choices: Vec<Choice>,
     /// For each choice of completions: the characters of its tokens so far, since their offsets are told.
     offsets: Vec<(TextStream, usize)>,
-    calls: bool,
+    calls: Calling,
 }
 
 impl Shape {
-    /// `calls`: answers may hold calls of functions.
-    pub fn new(way: Way, engine: Engine, head: Head, choices: usize, include_usage: bool, calls: bool) -> Shape {
+    /// `calls`: where answers may hold calls of functions.
+    pub fn new(way: Way, engine: Engine, head: Head, choices: usize, include_usage: bool, calls: Calling) -> Shape {
         let prefix = if way == Way::Chat { "chatcmpl" } else { "cmpl" };
         let id = format!("{prefix}-{}", super::unique());
         let Head { created, model } = head;
@@ -82,7 +82,7 @@ impl Shape {
             return vec![Value::Object(self.chunk(choice))];
         }
         let mut deltas = self.deltas(index, &parts);
-        if deltas.is_empty() && (!self.calls || !logprobs.is_null()) {
+        if deltas.is_empty() && (self.calls == Calling::No || !logprobs.is_null()) {
             deltas.push(json!({ "content": "" }));
         }
         let chunk = |delta: Value| {

@@ -15,11 +15,22 @@ pub enum Part {
     Called,
 }
 
+/// Where in an answer calls may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Calling {
+    /// Nowhere: everything is text.
+    #[default]
+    No,
+    /// After any text.
+    Anywhere,
+    /// The answer is calls, or text without any.
+    Instead,
+}
+
 /// Reads one answer. What is held to calls writes them in exactly one way, so this is no parser of JSON.
 #[derive(Default)]
 pub struct Talk {
-    /// Whether there may be calls at all; without, everything is text.
-    calls: bool,
+    calls: Calling,
     inside: Inside,
     /// Not certain yet.
     held: String,
@@ -36,12 +47,20 @@ enum Inside {
 }
 
 impl Talk {
-    pub fn new(calls: bool) -> Talk {
+    pub fn new(calls: Calling) -> Talk {
         Talk { calls, ..Talk::default() }
     }
 
     pub fn push(&mut self, text: &str) -> Vec<Part> {
-        if !self.calls {
+        if self.calls == Calling::Instead && !self.any && self.inside == Inside::Text {
+            let begun = format!("{}{text}", self.held);
+            let begun = begun.trim_start();
+            if !CALL.0.starts_with(begun) && !begun.starts_with(CALL.0) {
+                self.calls = Calling::No;
+                return some(std::mem::take(&mut self.held) + text, Part::Text).into_iter().collect();
+            }
+        }
+        if self.calls == Calling::No {
             return some(text.to_string(), Part::Text).into_iter().collect();
         }
         self.held.push_str(text);
@@ -50,9 +69,13 @@ impl Talk {
         parts
     }
 
-    /// What was held back and is nothing else than it looks like; the beginning of a call that was cut off is dropped.
-    pub fn finish(&mut self) -> Vec<Part> {
-        let rest = std::mem::take(&mut self.held);
+    /// What was held back and is nothing else than it looks like; the beginning of a call is dropped where the answer was `cut`
+    /// off.
+    pub fn finish(&mut self, cut: bool) -> Vec<Part> {
+        let mut rest = std::mem::take(&mut self.held);
+        if cut && self.inside == Inside::Text && self.calls != Calling::No {
+            rest.truncate(certain(&rest, CALL.0));
+        }
         match self.inside {
             Inside::Text if self.any && rest.trim().is_empty() => Vec::new(),
             Inside::Text => some(rest, Part::Text).into_iter().collect(),
@@ -137,7 +160,7 @@ mod tests {
     proptest! {
         #[test]
         fn however_it_comes_it_is_the_same(cuts in prop::collection::vec(0usize..400, 0..40)) {
-            let mut talk = Talk::new(true);
+            let mut talk = Talk::new(Calling::Anywhere);
             let mut parts = Vec::new();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % SAID.len()).filter(|cut| SAID.is_char_boundary(*cut)).collect();
             cuts.extend([0, SAID.len()]);
@@ -145,7 +168,7 @@ mod tests {
             for pair in cuts.windows(2) {
                 parts.extend(talk.push(&SAID[pair[0]..pair[1]]));
             }
-            parts.extend(talk.finish());
+            parts.extend(talk.finish(false));
             prop_assert_eq!(joined(parts), vec![
                 Part::Text("Let me <see>.".into()),
                 Part::Call("look".into()),
@@ -160,13 +183,33 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_a_call_is_text() {
-        let mut talk = Talk::new(true);
+        let mut talk = Talk::new(Calling::Anywhere);
         assert_eq!(talk.push("a <tool_"), [Part::Text("a".into())]);
-        assert_eq!(joined([talk.push("box> \n"), talk.finish()].concat()), [Part::Text(" <tool_box> \n".into())]);
-        let mut plain = Talk::new(false);
+        assert_eq!(joined([talk.push("box> \n"), talk.finish(false)].concat()), [Part::Text(" <tool_box> \n".into())]);
+        let mut plain = Talk::new(Calling::No);
         assert_eq!(plain.push(SAID), [Part::Text(SAID.into())]);
-        let mut cut = Talk::new(true);
+        let mut cut = Talk::new(Calling::Anywhere);
         assert_eq!(cut.push("<tool_call>\n{\"name\": \"f"), []);
-        assert_eq!(cut.finish(), []);
+        assert_eq!(cut.finish(true), []);
+        // The mark of a call that had only begun is no text, unless the answer ended so.
+        for (cut, left) in [(true, vec![]), (false, vec![Part::Text(" <tool".into())])] {
+            let mut talk = Talk::new(Calling::Anywhere);
+            assert_eq!(talk.push("a <tool"), [Part::Text("a".into())]);
+            assert_eq!(
+                talk.finish(cut).into_iter().filter(|part| *part != Part::Text(" ".into())).collect::<Vec<_>>(),
+                left
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_json_instead_of_calls_may_quote_one() {
+        let json = "{\"a\": \"<tool_call>\\n{\"}";
+        let mut talk = Talk::new(Calling::Instead);
+        let parts = json.chars().flat_map(|c| talk.push(&c.to_string())).collect();
+        assert_eq!(joined(parts), [Part::Text(json.into())]);
+        let mut talk = Talk::new(Calling::Instead);
+        let parts: Vec<Part> = SAID[14..].chars().flat_map(|c| talk.push(&c.to_string())).collect();
+        assert_eq!(parts.iter().filter(|part| **part == Part::Called).count(), 2);
     }
 }

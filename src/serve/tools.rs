@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// Functions of one request, and characters of a name.
 const MOST_TOOLS: usize = 128;
-const LONGEST_NAME: usize = 64;
+const LONGEST_NAME: usize = 128;
 
 /// What a request says about tools.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub struct Tools {
     pub shown: Vec<Value>,
     /// `None`: the answer calls nothing.
     pub calls: Option<Calls>,
+    /// Functions whose schemas have to be kept to the letter.
+    pub strict: Vec<String>,
 }
 
 /// `tools`, `tool_choice` and `parallel_tool_calls` of a chat.
@@ -29,8 +31,10 @@ pub fn read(fields: &mut Fields) -> Outcome<Tools> {
     }
     let mut shown = Vec::with_capacity(list.len());
     let mut functions: Vec<Function> = Vec::with_capacity(list.len());
+    let mut strict = Vec::new();
     for (at, tool) in list.into_iter().enumerate() {
-        let (function, value) = one(tool, &format!("{place}[{at}]"))?;
+        let (function, value, insisted) = one(tool, &format!("{place}[{at}]"))?;
+        strict.extend(insisted.then(|| function.name.clone()));
         functions.push(function);
         shown.push(value);
     }
@@ -41,11 +45,12 @@ pub fn read(fields: &mut Fields) -> Outcome<Tools> {
         Choice::Named(at) => {
             let name = functions[at].name.clone();
             functions.retain(|function| function.name == name);
-            return Ok(Tools { shown, calls: Some(Calls { functions, required: true, parallel: false }) });
+            let calls = Some(Calls { functions, required: true, parallel: false, otherwise: None });
+            return Ok(Tools { shown, calls, strict });
         }
     };
-    let calls = (!functions.is_empty()).then_some(Calls { functions, required, parallel });
-    Ok(Tools { shown, calls })
+    let calls = (!functions.is_empty()).then_some(Calls { functions, required, parallel, otherwise: None });
+    Ok(Tools { shown, calls, strict })
 }
 
 enum Choice {
@@ -89,7 +94,8 @@ fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
     }
 }
 
-fn one(tool: Value, place: &str) -> Outcome<(Function, Value)> {
+/// A function, how templates show it, and whether its schema is insisted on.
+fn one(tool: Value, place: &str) -> Outcome<(Function, Value, bool)> {
     let mut fields = Fields::of(tool, place)?;
     if fields.text("type")?.as_deref() != Some("function") {
         return Err(Failure::field(fields.name("type"), "is not \"function\": there are no other tools"));
@@ -118,8 +124,7 @@ fn one(tool: Value, place: &str) -> Outcome<(Function, Value)> {
         Some(_) => return Err(Failure::field(place, "is no object")),
     };
     shown["parameters"] = parameters.clone();
-    // Calls keep to their schema, whether they are asked to or not.
-    function.flag("strict")?;
+    let strict = function.flag("strict")?.unwrap_or(false);
     function.end()?;
-    Ok((Function { name, parameters }, json!({ "type": "function", "function": shown })))
+    Ok((Function { name, parameters }, json!({ "type": "function", "function": shown }), strict))
 }

@@ -133,5 +133,8 @@ pub fn rendered(served: &Served, mut fields: Fields) -> Outcome<Value> {
     let messages = conversation::messages(&mut fields)?;
     let open = fields.flag("add_generation_prompt")?.unwrap_or(true);
     fields.end()?;
-    Ok(json!({ "prompt": served.engine.text().render_with_tools(&messages, &tools.shown, open)? }))
+    Ok(json!({ "prompt": match open {
+        true => conversation::written(served, &messages, &tools.shown)?,
+        false => served.engine.text().render_with_tools(&messages, &tools.shown, false)?,
+    } }))
 }

@@ -160,8 +160,8 @@ fn bodies_are_refused_with_their_status() {
     error(&served.get("/v2/chat"), 404);
     error(&served.get("/v1/chat/completions"), 405);
     error(&served.post("/health", &json!({})), 405);
-    let message = error(&served.post("/v1/embeddings", &json!({})), 400)["message"].to_string();
-    assert!(message.contains("not built"), "{message}");
+    let message = error(&served.post("/v1/embeddings", &json!({})), 404)["message"].to_string();
+    assert!(message.contains("embeddings"), "{message}");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub struct Calls {
     pub required: bool,
     /// More than one.
     pub parallel: bool,
+    /// Where the answer need not call: a schema of the JSON that it is instead, rather than text in which calls may begin.
+    pub otherwise: Option<Value>,
 }
 
 /// What stands between the beginning of a call and the name, and between that and the arguments. Whoever reads calls back
@@ -33,13 +35,19 @@ pub const TAIL: &str = "}\n";
 pub fn to_lark(calls: &Calls) -> Result<String> {
     let (open, close) = CALL;
     let more = if calls.parallel { "*" } else { "" };
-    let mut out = match (calls.required, calls.parallel) {
-        (true, true) => format!("start: one (\"\\n\" one)*\none: {} body\n", json!(open)),
-        (true, false) => format!("start: {} body\n", json!(open)),
+    let otherwise = calls.otherwise.as_ref().filter(|_| !calls.required);
+    let only = calls.required || otherwise.is_some();
+    let or = if otherwise.is_some() { " | otherwise" } else { "" };
+    let mut out = match (only, calls.parallel) {
+        (true, true) => format!("start: one (\"\\n\" one)*{or}\none: {} body\n", json!(open)),
+        (true, false) => format!("start: {} body{or}\n", json!(open)),
         // A lazy terminal ends where it first can: what follows the beginning of a call is a call.
         (false, true) => format!("start: (opened body){more} rest\nopened[lazy]: /(.|\\n)*{open}/\nrest: /(.|\\n)*/\n"),
         (false, false) => format!("start: opened body | rest\nopened[lazy]: /(.|\\n)*{open}/\nrest: /(.|\\n)*/\n"),
     };
+    if let Some(schema) = otherwise {
+        let _ = writeln!(out, "otherwise: %json {}", checked(schema.clone())?);
+    }
     let names: Vec<String> = (0..calls.functions.len()).map(|at| format!("call_{at}")).collect();
     let _ = writeln!(out, "body: ({}) {}", names.join(" | "), json!(format!("{TAIL}{close}")));
     for (at, function) in calls.functions.iter().enumerate() {

@@ -47,7 +47,8 @@ pub enum Form {
 impl Form {
     /// Whether it is JSON, or JSON in a wrapping that leaves no choice, so that an answer can be brought to its end.
     fn lands(&self) -> bool {
-        matches!(self, Form::Object | Form::Schema(_)) || matches!(self, Form::Calls(calls) if calls.required)
+        matches!(self, Form::Object | Form::Schema(_))
+            || matches!(self, Form::Calls(calls) if calls.required || calls.otherwise.is_some())
     }
 }
 

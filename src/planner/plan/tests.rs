@@ -66,6 +66,15 @@ proptest! {
                 prop_assert!(found.bound <= best + 1e-9, "bound {} above the best {best}", found.bound);
                 prop_assert!(found.seconds >= best - 1e-9);
                 prop_assert!((found.seconds - problem.seconds(&found.choices)).abs() < 1e-9);
+                // Other prices say less: these are the best, so the programme was solved to the end.
+                let offers: Vec<Vec<Offer>> = problem.layers.iter().map(LayerProblem::options).collect();
+                let ([a, b], most) = (found.prices, problem.bound(&offers, found.prices));
+                for (c, d) in [(1.05, 1.0), (0.95, 1.0), (1.0, 1.05), (1.0, 0.95), (1.05, 0.95), (0.95, 1.05)] {
+                    for more in [0.0, 0.01] {
+                        let other = problem.bound(&offers, [a * c + more, b * d + more]);
+                        prop_assert!(other <= most + 1e-7, "{other} at other prices, {most} at {a}, {b}");
+                    }
+                }
             }
         }
     }

@@ -1,0 +1,139 @@
+//! What clients send of themselves: fields that ask for nothing here, the beginning of an answer, base URLs without a version.
+
+use super::client::serve;
+use super::{ask, text, with};
+use serde_json::{Value, json};
+
+#[test]
+fn what_asks_for_nothing_passes_and_what_asks_for_more_does_not() {
+    let served = serve(&[]);
+    let plain = served.chat(&ask("What is 7 + 5?"));
+    for (nothing, something) in [
+        (json!({ "cache_prompt": true, "id_slot": -1, "mirostat": 0, "mirostat_tau": 5.0 }), json!({ "mirostat": 2 })),
+        (
+            json!({ "typical_p": 1.0, "tfs_z": 1, "dry_multiplier": 0.0, "xtc_probability": 0 }),
+            json!({ "typical_p": 0.5 }),
+        ),
+        (
+            json!({ "chat_template_kwargs": { "enable_thinking": false } }),
+            json!({ "chat_template_kwargs": { "x": 1 } }),
+        ),
+        (json!({ "min_tokens": 0, "skip_special_tokens": true, "stop_token_ids": [] }), json!({ "min_tokens": 4 })),
+        (json!({ "reasoning_effort": "none", "verbosity": "medium" }), json!({ "reasoning_effort": "high" })),
+        (json!({ "reasoning_format": "auto", "ignore_eos": false }), json!({ "ignore_eos": true })),
+        (json!({ "best_of": 1, "continue_final_message": false }), json!({ "continue_final_message": true })),
+        (json!({ "max_tokens": -1, "top_k": -1, "seed": -1 }), json!({ "max_tokens": -2 })),
+    ] {
+        assert_eq!(text(&served.chat(&with(ask("What is 7 + 5?"), nothing))["choices"][0]), text(&plain["choices"][0]));
+        let refused = served.post("/v1/chat/completions", &with(ask("Hi"), something.clone()));
+        assert_eq!(refused.status, 400, "{something}: {refused:?}");
+        let field = something.as_object().and_then(|map| map.keys().next()).expect("a field");
+        let named = refused.json()["error"]["param"].as_str().is_some_and(|param| param.starts_with(field.as_str()));
+        assert!(named, "{refused:?}");
+    }
+    // -1 is no seed: not every answer is the same.
+    let hot = |seed: i64| {
+        let body = json!({ "messages": [{ "role": "user", "content": "Tell me a story." }], "temperature": 2, "seed": seed, "max_tokens": 30 });
+        text(&served.chat(&body)["choices"][0])
+    };
+    let drawn: Vec<String> = (0..4).map(|_| hot(-1)).collect();
+    assert!(drawn.iter().any(|answer| *answer != drawn[0]), "{drawn:?}");
+    assert_eq!(hot(-2), hot(-2));
+}
+
+#[test]
+fn an_answer_that_has_begun_is_gone_on_with() {
+    let served = serve(&[]);
+    let whole = text(&served.chat(&ask("What is 7 + 5?"))["choices"][0]);
+    let (begun, rest) = whole.split_at(whole.find(" +").expect("a sum"));
+    let messages = json!([{ "role": "user", "content": "What is 7 + 5?" }, { "role": "assistant", "content": begun }]);
+    let chat = json!({ "messages": messages, "temperature": 0 });
+    assert_eq!(text(&served.chat(&chat)["choices"][0]), rest);
+    let reply = served.post("/v1/messages", &with(chat.clone(), json!({ "max_tokens": 50 })));
+    assert_eq!(reply.json()["content"][0]["text"], rest, "{reply:?}");
+    let shown = served.post("/apply-template", &json!({ "messages": messages })).json()["prompt"].to_string();
+    assert!(shown.contains(&format!("assistant\\n{begun}\"")), "{shown}");
+    let closed = json!({ "messages": messages, "add_generation_prompt": false });
+    let shown = served.post("/apply-template", &closed).json()["prompt"].to_string();
+    assert!(shown.contains("<|im_end|>\\n\""), "{shown}");
+}
+
+/// Fields that Anthropic's own tools send without being asked.
+#[test]
+fn anthropics_fields_pass() {
+    let served = serve(&[]);
+    let body = json!({
+        "max_tokens": 40, "temperature": 0, "metadata": { "user_id": "u" }, "thinking": { "type": "enabled", "budget_tokens": 1024 },
+        "cache_control": { "type": "ephemeral" }, "context_management": { "edits": [] }, "betas": [], "output_config": { "effort": "high" },
+        "system": [{ "type": "text", "text": "Be brief.", "cache_control": { "type": "ephemeral" } }],
+        "tools": [{ "name": "mcp__server_with_a_name_that_is_long__tool_with_a_name_that_is_longer_still", "input_schema": { "type": "object" },
+            "eager_input_streaming": true, "input_examples": [], "cache_control": { "type": "ephemeral" } }],
+        "messages": [{ "role": "user", "content": [{ "type": "text", "text": "What is 7 + 5?", "cache_control": { "type": "ephemeral" } }] }],
+    });
+    let reply = served.post("/v1/messages?beta=true", &body);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let schema = json!({ "type": "object", "required": ["n"], "additionalProperties": false, "properties": { "n": { "type": "integer" } } });
+    for more in [
+        json!({ "output_config": { "format": { "type": "json_schema", "schema": schema } } }),
+        json!({ "output_format": { "type": "json_schema", "schema": schema }, "output_config": null }),
+    ] {
+        let reply = served.post("/v1/messages", &with(with(body.clone(), json!({ "tools": null })), more));
+        let text = reply.json()["content"][0]["text"].as_str().unwrap_or_default().to_string();
+        assert!(serde_json::from_str::<Value>(&text).is_ok_and(|value| value["n"].is_number()), "{reply:?}");
+    }
+}
+
+#[test]
+fn a_response_says_what_it_was_asked() {
+    let served = serve(&[]);
+    let body = json!({
+        "input": "What is 7 + 5?", "instructions": "Be brief.", "metadata": { "a": "b" }, "temperature": 0.3, "parallel_tool_calls": false,
+        "max_output_tokens": 2, "truncation": "auto", "tools": [{ "type": "function", "name": "f", "parameters": { "type": "object" } }],
+        "tool_choice": "none", "reasoning": { "effort": "none" }, "include": ["reasoning.encrypted_content"],
+    });
+    let reply = served.post("/v1/responses", &body).json();
+    for field in [
+        "instructions",
+        "metadata",
+        "temperature",
+        "parallel_tool_calls",
+        "max_output_tokens",
+        "truncation",
+        "tools",
+        "tool_choice",
+    ] {
+        assert_eq!(reply[field], body[field], "{field}: {reply}");
+    }
+    assert_eq!((&reply["status"], &reply["output"][0]["status"]), (&json!("incomplete"), &json!("incomplete")));
+    assert_eq!(reply["incomplete_details"]["reason"], "max_output_tokens");
+}
+
+#[test]
+fn other_names_of_paths_lead_there_and_requests_have_names() {
+    let served = serve(&[]);
+    for path in ["/chat/completions", "/v1/chat/completions"] {
+        let reply = served.post(path, &ask("What is 7 + 5?"));
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert!(reply.header("x-request-id").is_some_and(|id| id.starts_with("req_")), "{reply:?}");
+    }
+    assert_eq!(served.get("/models").json(), served.get("/v1/models").json());
+    assert_eq!(served.get("/v1/health").json()["status"], "ok");
+    assert_eq!(served.post("/completions", &json!({ "prompt": "Hi", "max_tokens": 1 })).status, 200);
+    assert_eq!(served.post("/v1/chat/completions", &with(ask("Hi"), json!({ "oddity": 1 }))).status, 400);
+    let log = served.wait_for("oddity");
+    assert!(log.contains("status=400") && log.contains("req_"), "{log}");
+}
+
+#[test]
+fn pages_of_an_allowed_origin_may_send_any_header() {
+    let served = serve(&["--cors", "*"]);
+    let head = "OPTIONS /v1/chat/completions HTTP/1.1\r\nOrigin: https://a.example\r\nAccess-Control-Request-Method: POST\r\n\
+                Access-Control-Request-Headers: authorization,content-type,x-stainless-os";
+    let reply = served.raw(head, b"");
+    assert_eq!(reply.status, 204, "{reply:?}");
+    assert!(
+        reply.header("access-control-allow-headers").is_some_and(|all| all.contains("x-stainless-os")),
+        "{reply:?}"
+    );
+    assert!(reply.header("access-control-expose-headers").is_some_and(|all| all.contains("retry-after")), "{reply:?}");
+}
