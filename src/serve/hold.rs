@@ -7,37 +7,59 @@ use crate::engine::grammar::calls::Calls;
 use crate::engine::grammar::{Form, Grammar};
 use serde_json::{Map, Value, json};
 
+/// Functions that are looked at one by one: each may take as long to compile as all of them together.
+const FEW: usize = 4;
+
 /// `strict` names functions whose schemas have to be kept to the letter.
 ///
 /// Errors: 400 where that cannot be, by the name of the function.
 pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Grammar> {
     let whole = |calls: &Calls| form::compile(&(Form::Calls(calls.clone()), "tools".into()), served);
-    let Err(why) = whole(&calls) else { return whole(&calls) };
-    let fits = |schema: &Value| form::compile(&(Form::Schema(schema.clone()), "its schema".into()), served);
-    let insists = |name: &String| strict.contains(name);
+    let alone = |schema: &Value| form::compile(&(Form::Schema(schema.clone()), "its schema".into()), served);
+    let why = match whole(&calls) {
+        Ok(grammar) => return Ok(grammar),
+        Err(why) => why,
+    };
     if let Some(schema) = &calls.otherwise {
         form::compile(&(Form::Schema(schema.clone()), "response_format".into()), served)?;
     }
-    for function in &mut calls.functions {
-        let mut schema = function.parameters.clone();
-        if let Some(map) = schema.as_object_mut() {
-            map.entry("type").or_insert(json!("object"));
-        }
-        let Err(why) = fits(&schema) else { continue };
-        if insists(&function.name) {
+    let (kept, mut loose): (Vec<_>, Vec<_>) = calls.functions.iter_mut().partition(|f| strict.contains(&f.name));
+    for function in kept.iter().take(FEW) {
+        if let Err(why) = alone(&object(&function.parameters)) {
             let problem = format!("holds {:?} with \"strict\": true: {}", function.name, why.message());
             return Err(Failure::field("tools", problem));
         }
-        let less = [STRUCTURE, &[STRUCTURE, TEXTS].concat()].map(|keys| without(&schema, keys));
-        function.parameters = less.into_iter().find(|less| fits(less).is_ok()).unwrap_or_else(any);
-        tracing::debug!(function = function.name, "arguments are held to a part of their schema");
+    }
+    // Those that can be kept lose nothing by the first step; by the second those that cannot, if there are not too many to ask.
+    loose.iter_mut().for_each(|function| function.parameters = without(&function.parameters, STRUCTURE));
+    tracing::debug!(functions = loose.len(), "arguments are held to a part of their schemas");
+    if let Ok(grammar) = whole(&calls) {
+        return Ok(grammar);
+    }
+    let loose = calls.functions.iter_mut().filter(|f| !strict.contains(&f.name));
+    let texts: Vec<_> = loose.filter(|f| without(&f.parameters, TEXTS) != f.parameters).collect();
+    let few = texts.len() <= FEW;
+    for function in texts {
+        if !few || alone(&object(&function.parameters)).is_err() {
+            function.parameters = without(&function.parameters, TEXTS);
+        }
     }
     if let Ok(grammar) = whole(&calls) {
         return Ok(grammar);
     }
-    // Each by itself, and too much together.
-    calls.functions.iter_mut().filter(|function| !insists(&function.name)).for_each(|f| f.parameters = any());
-    whole(&calls).map_err(|_| why)
+    calls.functions.iter_mut().filter(|f| !strict.contains(&f.name)).for_each(|f| f.parameters = any());
+    // What the library says goes on with a grammar of ours that nobody asked for.
+    let first = why.message().lines().next().unwrap_or_default().trim_start_matches("tools ").to_string();
+    whole(&calls).map_err(|_| Failure::field("tools", first))
+}
+
+/// Arguments are an object, where their schema does not say so too.
+fn object(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Some(map) = schema.as_object_mut() {
+        map.entry("type").or_insert(json!("object"));
+    }
+    schema
 }
 
 fn any() -> Value {

@@ -190,7 +190,8 @@ fn result(block: Value, place: &str) -> Outcome<Value> {
         return Err(Failure::field(fields.name("tool_use_id"), "is missing"));
     };
     let place = fields.name("content");
-    let mut content = fields.take("content").map_or(Ok(String::new()), |content| conversation::text(content, &place))?;
+    let mut content =
+        fields.take("content").map_or(Ok(String::new()), |content| conversation::text(content, &place))?;
     // Templates have no other place for it.
     if fields.flag("is_error")?.unwrap_or(false) {
         content.insert_str(0, "Error: ");
