@@ -314,8 +314,8 @@ def too_long_is_400():
 
 
 @case
-def embeddings_are_400():
-    refused(openai.BadRequestError, "not built", lambda: client.embeddings.create(model=MODEL, input="Hi"))
+def embeddings_are_404():
+    refused(openai.NotFoundError, "no embeddings", lambda: client.embeddings.create(model=MODEL, input="Hi"))
 
 
 RAIN = {

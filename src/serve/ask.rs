@@ -143,7 +143,7 @@ impl Ask {
                 fields.end()?;
                 if let Some(mut wanted) = tools.calls {
                     calls = if asked.is_some() { Calling::Instead } else { Calling::Anywhere };
-                    wanted.otherwise = asked.take().map(|asked| form::json(asked)).transpose()?;
+                    wanted.otherwise = asked.take().map(form::json).transpose()?;
                     if wanted.required {
                         stop.clear(); // they are for text, and there will be none
                     }
