@@ -125,6 +125,7 @@ impl Ask {
         let n = fields.whole("n", 1..=MOST_CHOICES)?.unwrap_or(1);
         let max_tokens = max_tokens(&mut fields, way)?;
         let mut stop = stop(&mut fields)?;
+        Stops::new(&stop)?;
         let logprobs = logprobs(&mut fields, way)?;
         let guesses = fields.whole("speculative.n_max", 0..=usize::MAX)?;
         let sampling = sampling(&mut fields, settings, served)?;
@@ -175,9 +176,8 @@ impl Ask {
             return Err(Failure::too_long(long.len(), context));
         }
         let limits = Limits { max_tokens, stop, grammar, guesses, interrupt: None };
-        // What the engine would refuse later is refused before a stream begins.
+        // What the engine would refuse later is refused before a stream begins, as stops were above.
         Sampler::new(&sampling, served.engine.text().limit())?;
-        Stops::new(&limits.stop)?;
         let prompts = prompts.into_iter().map(Arc::from).collect();
         Ok(Ask {
             batch: Batch { prompts, n, sampling, limits, logprobs, arrived },
