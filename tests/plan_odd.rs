@@ -78,7 +78,7 @@ fn each_is_a_plan_or_a_sentence() {
         (&["--explain", "99.0"], 2, "layers 0 to"),
         (&["--explain", "0.99"], 2, "experts 0 to"),
         (&["--explain", "first"], 2, "--explain"),
-        (&["--picture", "map.png"], 2, "svg"),
+        (&["--picture", "map.jpg"], 2, ".svg or .png"),
         (&["--picture", "no/such/folder/map.svg"], 2, "cannot be written"),
         // What is no model.
         (&["-m", "text.gguf"], 5, "expected GGUF"),
@@ -98,6 +98,7 @@ fn what_makes_sense_is_planned_and_said() {
     let home = Home::new();
     for flags in [
         &["--ram", "64T"] as &[&str],
+        &["--picture", "map.png"],
         &["-c", "0"],
         &["-d", "999999"],
         &["-p", "1"],
