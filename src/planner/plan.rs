@@ -3,7 +3,7 @@
 //!
 //! Within a layer the hottest experts come first: a choice is how many lie on the accelerator and how many of the coldest
 //! on the disk. Layers are held together by two budgets only, so with fractions allowed the problem is a small linear
-//! programme ([`relaxed`]); its prices for a byte of each bound what any plan could reach (Everett 1963).
+//! programme (`plan/relaxed.rs`); its prices for a byte of each bound what any plan could reach (Everett 1963).
 
 mod relaxed;
 
