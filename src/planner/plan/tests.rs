@@ -80,6 +80,48 @@ proptest! {
     }
 }
 
+fn larger() -> impl Strategy<Value = Problem> {
+    let layer =
+        (proptest::collection::vec(0.01f64..1.0, 6..12), layer(), 1u64..9).prop_map(|(mut heat, layer, bytes)| {
+            heat.sort_by(|a, b| b.total_cmp(a));
+            let all = heat.len();
+            let sizes = (100 * bytes, 100 * bytes + 7);
+            LayerProblem {
+                heat,
+                on_gpu: (0, all),
+                on_disk: (0, all),
+                expert_bytes: sizes,
+                dense_bytes: (350, 410),
+                ..layer
+            }
+        });
+    (proptest::collection::vec(layer, 4..14), 0.0f64..1.2, 0.0f64..1.2).prop_map(|(layers, vram, ram)| {
+        let all: u64 = layers.iter().map(|l| l.dense_bytes.1 + l.heat.len() as u64 * l.expert_bytes.1).sum();
+        Problem { layers, vram: (vram * all as f64) as u64, ram: (ram * all as f64) as u64 }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    /// Rounding costs what two layers may differ by, and no more.
+    #[test]
+    fn the_gap_is_that_of_two_layers(problem in larger()) {
+        if let Some(found) = problem.solve() {
+            prop_assert!(problem.fits(&found.choices));
+            let range = |layer: &LayerProblem| {
+                let each: Vec<f64> = layer.options().iter().map(|offer| offer.seconds).collect();
+                each.iter().copied().fold(0.0, f64::max) - each.iter().copied().fold(f64::INFINITY, f64::min)
+            };
+            let most = problem.layers.iter().map(range).fold(0.0, f64::max);
+            prop_assert!(found.seconds - found.bound <= 2.0 * most + 1e-9, "{} of {}", found.seconds, found.bound);
+        } else {
+            // Not even everything at its smallest.
+            let dense: u64 = problem.layers.iter().map(|layer| layer.dense_bytes.0).sum();
+            prop_assert!(problem.ram < dense, "{} bytes of memory, {dense} are the least", problem.ram);
+        }
+    }
+}
+
 /// Layers and experts as models have them: many, alike, small beside the budgets.
 fn real(vram: u64, ram: u64, skew: f64) -> Problem {
     let layers = (0..32)
