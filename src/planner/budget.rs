@@ -97,6 +97,11 @@ pub struct Wish {
 
 /// The base is measured anew at each start and differs by a few pages: advice leaves so much beside it.
 const SLACK: u64 = 4 << 20;
+
+/// A budget to be advised where so many bytes are needed now: it does at the next start too.
+pub fn enough(bytes: u64) -> u64 {
+    bytes.saturating_add(SLACK + (1 << 20) - 1) >> 20 << 20
+}
 /// Fewer positions than this are no conversation.
 const LEAST_CONTEXT: usize = 64;
 const LEAST_CHUNK: usize = 16;
@@ -133,7 +138,7 @@ pub fn advice(wish: Wish, budget: u64, cheapest: KvFormat, needs: &dyn Fn(&Wish)
         let together = if fits(&least) { Some(least) } else { shorter(least, &fits) };
         changes.extend(together.map(|w| narrower(Wish { chunk: wish.chunk, ..w }, &fits).unwrap_or(w)));
     }
-    let more = Change::Budget((needs(&wish) + SLACK).next_multiple_of(1 << 20));
+    let more = Change::Budget(enough(needs(&wish)));
     changes.into_iter().map(Change::To).chain([more]).collect()
 }
 

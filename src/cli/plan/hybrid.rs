@@ -8,7 +8,7 @@ use crate::config::size::{argument, shown};
 use crate::device::{Accelerator, Speeds};
 use crate::engine::{Wanted, most_there};
 use crate::error::{Error, Result};
-use crate::planner::budget::Plan as Memory;
+use crate::planner::budget::{Plan as Memory, enough};
 use crate::planner::cost::{Forecast, Work, prompt};
 use crate::planner::hardware::machine::{Machine, Timing};
 use crate::planner::hybrid::{self, Footprint, Hybrid, Hybridised, LayerTold, Told};
@@ -172,7 +172,7 @@ fn no_room(problem: &Hybrid, room: &Footprint, target: &Target, budget: Option<u
             shown(others + least),
             shown(others),
             shown(budget.unwrap_or(0)),
-            argument(others + least)
+            argument(enough(others + least))
         );
     }
     let least = |l: &LayerProblem| {
