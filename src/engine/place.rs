@@ -319,7 +319,8 @@ impl Account<'_> {
             None => needs.weights.saturating_sub(self.slot * self.experts() as u64),
         };
         let others = needs.fixed.saturating_add(beside).saturating_sub(placed);
-        let ram = budget.map_or(u64::MAX / 4, |budget| budget.saturating_sub(others));
+        // Without end is a quarter of all numbers, so that sums and differences of it are numbers too.
+        let ram = budget.map_or(u64::MAX, |budget| budget.saturating_sub(others)).min(u64::MAX / 4);
         let short = budget.map_or(0, |budget| others.saturating_sub(budget));
         Footprint { ram, short, disk: needs.tiered.is_some(), least: least_slots(self.config), ..room }
     }

@@ -179,6 +179,13 @@ struct Offer {
     bytes: (u64, u64),
 }
 
+impl Offer {
+    /// At these prices of a byte.
+    fn cost(&self, prices: [f64; 2]) -> f64 {
+        self.seconds + prices[0] * self.bytes.0 as f64 + prices[1] * self.bytes.1 as f64
+    }
+}
+
 /// A change of one layer: what it saves, and the bytes it takes more.
 struct Step {
     layer: usize,
@@ -206,7 +213,7 @@ impl Problem {
     pub fn solve(&self) -> Option<Solution> {
         let offers: Vec<Vec<Offer>> = self.layers.iter().map(LayerProblem::options).collect();
         let (chosen, prices) = self.cheapest(&offers)?;
-        let choices: Vec<Choice> = chosen.iter().zip(&offers).map(|(at, offers)| offers[*at].choice).collect();
+        let choices = choices_of(&offers, &chosen);
         let seconds = self.seconds(&choices);
         let bound = self.bound(&offers, prices).min(seconds);
         Some(Solution { choices, seconds, bound, prices })
@@ -219,8 +226,7 @@ impl Problem {
         let offers = |layer: &LayerProblem| layer.options().into_iter().map(bytes).collect::<Vec<_>>();
         let offers: Vec<Vec<Offer>> = self.layers.iter().map(offers).collect();
         let (chosen, _) = Problem { ram: u64::MAX / 4, ..self.clone() }.cheapest(&offers)?;
-        let choices = chosen.iter().zip(&offers).map(|(at, offers)| offers[*at].choice).collect();
-        Some((bytes_of(&offers, &chosen).1, choices))
+        Some((bytes_of(&offers, &chosen).1, choices_of(&offers, &chosen)))
     }
 
     /// The cheapest offers found that fit, by their `seconds`, and the prices of a byte of each budget.
@@ -246,7 +252,7 @@ impl Problem {
         let others = (0..offers.len()).filter(|l| !several.contains(l)).map(|l| offers[l][chosen[l]].bytes);
         let used = others.fold((0, 0), |sum: (u64, u64), bytes| (sum.0 + bytes.0, sum.1 + bytes.1));
         let room = (self.vram.checked_sub(used.0)?, self.ram.checked_sub(used.1)?);
-        let worth = |o: &Offer| o.seconds + relaxed.prices[0] * o.bytes.0 as f64 + relaxed.prices[1] * o.bytes.1 as f64;
+        let worth = |o: &Offer| o.cost(relaxed.prices);
         let likely = |l: &usize| -> Vec<usize> {
             let mut order: Vec<usize> = (0..offers[*l].len()).collect();
             order.sort_by(|a, b| worth(&offers[*l][*a]).total_cmp(&worth(&offers[*l][*b])));
@@ -281,8 +287,7 @@ impl Problem {
 
     /// What no plan can be faster than, by these prices of a byte (Everett 1963).
     fn bound(&self, offers: &[Vec<Offer>], prices: [f64; 2]) -> f64 {
-        let cost = |o: &Offer| o.seconds + prices[0] * o.bytes.0 as f64 + prices[1] * o.bytes.1 as f64;
-        let least = |layer: &Vec<Offer>| layer.iter().map(cost).fold(f64::INFINITY, f64::min);
+        let least = |layer: &Vec<Offer>| layer.iter().map(|o| o.cost(prices)).fold(f64::INFINITY, f64::min);
         offers.iter().map(least).sum::<f64>() - prices[0] * self.vram as f64 - prices[1] * self.ram as f64
     }
 
@@ -395,6 +400,10 @@ impl Problem {
         (chosen[a.layer], chosen[b.layer]) = (a.offer, b.offer);
         true
     }
+}
+
+fn choices_of(offers: &[Vec<Offer>], chosen: &[usize]) -> Vec<Choice> {
+    offers.iter().zip(chosen).map(|(offers, at)| offers[*at].choice).collect()
 }
 
 fn bytes_of(offers: &[Vec<Offer>], chosen: &[usize]) -> (u64, u64) {

@@ -136,11 +136,8 @@ impl Ask {
                 modalities(&mut fields)?;
                 let tools = tools::read(&mut fields)?;
                 let messages = conversation::messages(&mut fields)?;
-                if fields.whole("best_of", 1..=MOST_CHOICES)?.is_some_and(|best| best != 1) {
-                    return Err(Failure::field("best_of", "other than 1 is not supported"));
-                }
-                let goes_on = conversation::goes_on(&messages);
-                fields.off(&[("continue_final_message", if goes_on { "true" } else { "false" })])?;
+                let goes_on = if conversation::goes_on(&messages) { "true" } else { "false" };
+                fields.off(&[("best_of", "1"), ("continue_final_message", goes_on)])?;
                 fields.end()?;
                 if let Some(mut wanted) = tools.calls {
                     calls = if asked.is_some() { Calling::Instead } else { Calling::Anywhere };

@@ -25,7 +25,7 @@ pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Gr
     }
     let (kept, mut loose): (Vec<_>, Vec<_>) = calls.functions.iter_mut().partition(|f| strict.contains(&f.name));
     for function in kept.iter().take(FEW) {
-        if let Err(why) = alone(&object(&function.parameters)) {
+        if let Err(why) = alone(&function.schema()) {
             let problem = format!("holds {:?} with \"strict\": true: {}", function.name, why.message());
             return Err(Failure::field("tools", problem));
         }
@@ -40,7 +40,7 @@ pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Gr
     let texts: Vec<_> = loose.filter(|f| without(&f.parameters, TEXTS) != f.parameters).collect();
     let few = texts.len() <= FEW;
     for function in texts {
-        if !few || alone(&object(&function.parameters)).is_err() {
+        if !few || alone(&function.schema()).is_err() {
             function.parameters = without(&function.parameters, TEXTS);
         }
     }
@@ -51,15 +51,6 @@ pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Gr
     // What the library says goes on with a grammar of ours that nobody asked for.
     let first = why.message().lines().next().unwrap_or_default().trim_start_matches("tools ").to_string();
     whole(&calls).map_err(|_| Failure::field("tools", first))
-}
-
-/// Arguments are an object, where their schema does not say so too.
-fn object(schema: &Value) -> Value {
-    let mut schema = schema.clone();
-    if let Some(map) = schema.as_object_mut() {
-        map.entry("type").or_insert(json!("object"));
-    }
-    schema
 }
 
 fn any() -> Value {

@@ -13,6 +13,17 @@ pub struct Function {
     pub parameters: Value,
 }
 
+impl Function {
+    /// Arguments are an object, where their schema does not say so too.
+    pub fn schema(&self) -> Value {
+        let mut schema = self.parameters.clone();
+        if let Some(map) = schema.as_object_mut() {
+            map.entry("type").or_insert(json!("object"));
+        }
+        schema
+    }
+}
+
 /// What calls an answer may hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calls {
@@ -52,11 +63,7 @@ pub fn to_lark(calls: &Calls) -> Result<String> {
     let _ = writeln!(out, "body: ({}) {}", names.join(" | "), json!(format!("{TAIL}{close}")));
     for (at, function) in calls.functions.iter().enumerate() {
         let head = format!("{}{}{}", HEAD.0, function.name, HEAD.1);
-        let mut parameters = function.parameters.clone();
-        if let Some(map) = parameters.as_object_mut() {
-            map.entry("type").or_insert(json!("object"));
-        }
-        let schema = checked(parameters)
+        let schema = checked(function.schema())
             .map_err(|e| Error::Usage(format!("the parameters of the function {:?}: {e}", function.name)))?;
         let _ = writeln!(out, "call_{at}: {} arguments_{at}\narguments_{at}: %json {schema}", json!(head));
     }
