@@ -340,7 +340,7 @@ impl Bench {
     /// Many vectors: an expert's matrices, cached.
     fn prefill(&self, isa: Isa) {
         for format in Format::ALL {
-            for t in [4, 48, 256] {
+            for t in [4, 8, 48, 256] {
                 for (layout, order) in
                     [(Layout::Lanes, Order::Lanes), (Layout::File, Order::Lanes), (Layout::File, Order::Sequence)]
                 {

@@ -92,11 +92,11 @@ unsafe fn products<V: Vector, B: Unpack, L: Lay<B>, const T: usize>(
     unsafe {
         for lane in (0..LANES).step_by(V::LANES) {
             let mut sum = [V::splat_f(0.0); T];
+            let mut asked = 0;
             for g in 0..runs / LANES {
-                if lane == 0 {
-                    for line in (0..group_bytes::<B>()).step_by(64) {
-                        V::prefetch(ahead.wrapping_add(g * group_bytes::<B>() + line));
-                    }
+                while lane == 0 && asked < (g + 1) * group_bytes::<B>() {
+                    V::prefetch(ahead.wrapping_add(asked));
+                    asked += 64;
                 }
                 let panel = L::panel::<V>(row.add(g * group_bytes::<B>()), lane);
                 for t in 0..T {
