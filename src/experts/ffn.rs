@@ -10,7 +10,6 @@ use crate::error::Result;
 use crate::host::{Host, Share};
 use kernels::norm::axpy;
 use kernels::{Activations, Columns, Format, Order, Pick, Tiles, add_rows_many, add_tiles, dot_rows};
-use std::borrow::Cow;
 use std::ops::Range;
 
 /// Tokens, summed over experts, whose intermediate vectors are held at once: enough to fill the cores, small enough to
@@ -82,28 +81,30 @@ pub fn compute(
     x: &Activations,
     tally: &Tally,
 ) -> Vec<Vec<f32>> {
-    let input = |g: &&Group| if g.tokens.len() == x.t() { Cow::Borrowed(x) } else { Cow::Owned(x.gather(&g.tokens)) };
-    let inputs: Vec<_> = host.timed(Share::Regroup, || groups.iter().map(input).collect());
     let (neurons, width) = (experts[0].gate.len(), x.width());
-
-    let mut h: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * neurons]).collect();
+    let outputs = |each: usize| groups.iter().map(|g| vec![0f32; g.tokens.len() * each]).collect();
+    let mut h: Vec<Vec<f32>> = outputs(neurons);
     // As few cuts as keep the cores busy: an expert read in long runs comes a tenth faster.
     let size = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
     host.timed(Share::Gate, || {
-        host.pool.grid(&mut h, neurons, size, |e, range, h| fire(host, &experts[e], &inputs[e], range, h));
+        host.pool.grid(&mut h, neurons, size, |e, range, h| {
+            let tokens = &groups[e].tokens;
+            let own = (tokens.len() < x.t()).then(|| host.timed_within(Share::Gate, Share::Regroup, || x.gather(tokens)));
+            fire(host, &experts[e], own.as_ref().unwrap_or(x), range, h);
+        });
     });
-
-    let round = |(h, g): (&Vec<f32>, &&Group)| Activations::new(host.isa, h, g.tokens.len(), neurons);
-    let h: Vec<Activations> = host.timed(Share::Regroup, || {
-        tally.fired(groups, &h, neurons);
-        h.iter().zip(groups).map(round).collect()
-    });
-    let mut y: Vec<Vec<f32>> = groups.iter().map(|g| vec![0f32; g.tokens.len() * width]).collect();
+    host.timed(Share::Regroup, || tally.fired(groups, &h, neurons));
+    let mut y: Vec<Vec<f32>> = outputs(width);
     // Long runs read best, so an expert is cut only as far as the cores need it.
     let cuts = (2 * host.pool.width()).div_ceil(groups.len());
     let size = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
     host.timed(Share::Down, || {
-        host.pool.grid(&mut y, width, size, |e, range, y| project(host, experts[e].down, &h[e], range, y));
+        host.pool.grid(&mut y, width, size, |e, range, y| {
+            // Each cut rounds anew: less work than a region of its own.
+            let round = || Activations::new(host.isa, &h[e], groups[e].tokens.len(), neurons);
+            let h = host.timed_within(Share::Down, Share::Regroup, round);
+            project(host, experts[e].down, &h, range, y);
+        });
     });
     y
 }
@@ -112,12 +113,7 @@ pub fn compute(
 fn fire(host: &Host, expert: &Expert<'_>, x: &Activations, range: Range<usize>, h: &mut Columns<'_>) {
     let (gate, up) = (expert.gate.slice(range.clone()), expert.up.slice(range.clone()));
     dot_rows(host.isa, gate, Pick::All, x, Order::Lanes, h);
-    let mut firing: Vec<u32> = Vec::with_capacity(range.len());
-    for i in 0..range.len() {
-        if (0..x.t()).any(|t| h.row(t)[i] > 0.0) {
-            firing.push(i as u32);
-        }
-    }
+    let firing = firing(h);
     let dense = reads_all(host, firing.len(), range.len());
     let count = if dense { range.len() } else { firing.len() };
     let mut u = vec![0f32; x.t() * count];
@@ -129,17 +125,29 @@ fn fire(host: &Host, expert: &Expert<'_>, x: &Activations, range: Range<usize>, 
     host.touch(Share::Up, up.row_bytes() * count);
     for t in 0..x.t() {
         let (h, u) = (h.row(t), &u[t * count..][..count]); // no numbers in `u` where all of them are silent
+        let times = |g: f32, u: f32| if g > 0.0 { g * u } else { 0.0 };
         if dense {
-            h.iter_mut().zip(u).for_each(|(g, u)| *g = if *g > 0.0 { *g * u } else { 0.0 });
+            h.iter_mut().zip(u).for_each(|(g, u)| *g = times(*g, *u));
         } else {
-            let mut next = 0;
-            for (i, g) in h.iter_mut().enumerate() {
-                let fires = firing.get(next) == Some(&(i as u32));
-                *g = if fires && *g > 0.0 { *g * u[next] } else { 0.0 };
-                next += fires as usize;
-            }
+            h.iter_mut().for_each(|g| *g = times(*g, 1.0));
+            firing.iter().zip(u).for_each(|(&i, &u)| h[i as usize] = times(h[i as usize], u));
         }
     }
+}
+
+/// The neurons that fire for any token, ascending. Which do is anybody's guess, a branch predictor's too: there is no branch.
+fn firing(gates: &mut Columns<'_>) -> Vec<u32> {
+    let mut fires = vec![false; gates.columns()];
+    for t in 0..gates.t() {
+        fires.iter_mut().zip(gates.row(t)).for_each(|(fires, gate)| *fires |= *gate > 0.0);
+    }
+    let (mut firing, mut count) = (vec![0; fires.len()], 0);
+    for (i, fires) in fires.into_iter().enumerate() {
+        firing[count] = i as u32;
+        count += fires as usize;
+    }
+    firing.truncate(count);
+    firing
 }
 
 /// `y[t][c] = sum over neurons of h[t][i] * down[c][i]` for the columns in `range`.
