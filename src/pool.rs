@@ -7,6 +7,7 @@
 
 use kernels::Columns;
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -137,16 +138,10 @@ impl Pool {
 
     /// Until all helpers that entered have left.
     fn wait(&self, entered: u64) {
-        let done = || self.shared.left.load(Ordering::Acquire) as u64 >= entered;
-        if done() {
-            return;
+        let started = Instant::now();
+        if spin_until(|| self.shared.left.load(Ordering::Acquire) as u64 >= entered) {
+            self.waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
         }
-        let (started, mut spins) = (Instant::now(), 0u32);
-        while !done() {
-            spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
-        self.waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Seconds callers have waited for helpers to finish their last chunk.
@@ -208,17 +203,52 @@ impl Pool {
         size: usize,
         job: impl Fn(usize, Range<usize>, &mut Columns<'_>) + Sync,
     ) {
-        assert!(outs.iter().all(|o| o.len() % stride == 0), "every output is whole rows of {stride}");
-        let per_out = stride.div_ceil(size);
-        let bases: Vec<_> = outs.iter_mut().map(|o| (o.len() / stride, Shareable(o.as_mut_ptr()))).collect();
-        self.run(bases.len() * per_out, |chunk| {
-            let (t, base) = &bases[chunk / per_out];
-            let start = chunk % per_out * size;
-            let range = start..(start + size).min(stride);
-            // SAFETY: (output, range) pairs are disjoint and in bounds, and the outputs stay borrowed until the region
-            // has ended.
-            let mut part = unsafe { Columns::from_raw(base.at(start), stride, range.len(), *t) };
-            job(chunk / per_out, range, &mut part);
+        let outs = Outputs::new(outs, stride, size);
+        self.run(outs.len() * outs.cuts(), |chunk| {
+            let (out, cut) = (chunk / outs.cuts(), chunk % outs.cuts());
+            // SAFETY: each pair is one chunk's, and the outputs stay borrowed until the region has ended.
+            let mut part = unsafe { outs.part(out, cut) };
+            job(out, outs.range(cut), &mut part);
+        });
+    }
+
+    /// Two [`Pool::grid`]s in one region: `then` reads a whole output of `first` and fills that of `second` of the same index.
+    /// Chunks of both kinds come in turn, so that cores do unlike work at a time.
+    #[allow(unsafe_code)]
+    pub fn grid_then(
+        &self,
+        (first, stride, size): (&mut [Vec<f32>], usize, usize),
+        job: impl Fn(usize, Range<usize>, &mut Columns<'_>) + Sync,
+        (second, second_stride, second_size): (&mut [Vec<f32>], usize, usize),
+        then: impl Fn(usize, &[f32], Range<usize>, &mut Columns<'_>) + Sync,
+    ) {
+        let (first, second) = (Outputs::new(first, stride, size), Outputs::new(second, second_stride, second_size));
+        assert_eq!(first.len(), second.len(), "each output has one that is made of it");
+        // An output is read when every thread has had another chunk to begin since.
+        let lag = self.width().div_ceil(first.cuts());
+        let mut chunks = Vec::new();
+        for out in 0..first.len() + lag {
+            if out < first.len() {
+                chunks.extend((0..first.cuts()).map(|cut| (out, cut, false)));
+            }
+            if let Some(out) = out.checked_sub(lag) {
+                chunks.extend((0..second.cuts()).map(|cut| (out, cut, true)));
+            }
+        }
+        let left: Vec<AtomicUsize> = (0..first.len()).map(|_| AtomicUsize::new(first.cuts())).collect();
+        self.run(chunks.len(), |chunk| {
+            let (out, cut, reads) = chunks[chunk];
+            if !reads {
+                let _done = Done(&left[out]);
+                // SAFETY: as for `grid`; and who reads this output waits for all its cuts.
+                let mut part = unsafe { first.part(out, cut) };
+                return job(out, first.range(cut), &mut part);
+            }
+            // Its cuts were claimed before this chunk, by threads that wait for nobody.
+            spin_until(|| left[out].load(Ordering::Acquire) == 0);
+            // SAFETY: nobody writes to the first any more; for the second as for `grid`.
+            let (whole, mut part) = unsafe { (first.whole(out), second.part(out, cut)) };
+            then(out, whole, second.range(cut), &mut part);
         });
     }
 
@@ -301,6 +331,71 @@ impl Shared {
             std::thread::park();
         }
         self.parked[index].store(false, Ordering::SeqCst);
+    }
+}
+
+/// Outputs, each `[t][stride]` and `t` its own, in cuts of `size` columns: what chunks write to and, later, read.
+struct Outputs<'a> {
+    outs: Vec<(usize, Shareable<f32>)>,
+    stride: usize,
+    size: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> Outputs<'a> {
+    fn new(outs: &'a mut [Vec<f32>], stride: usize, size: usize) -> Outputs<'a> {
+        assert!(outs.iter().all(|o| o.len() % stride == 0), "every output is whole rows of {stride}");
+        let outs = outs.iter_mut().map(|o| (o.len() / stride, Shareable(o.as_mut_ptr()))).collect();
+        Outputs { outs, stride, size, borrow: PhantomData }
+    }
+
+    fn len(&self) -> usize {
+        self.outs.len()
+    }
+
+    fn cuts(&self) -> usize {
+        self.stride.div_ceil(self.size)
+    }
+
+    fn range(&self, cut: usize) -> Range<usize> {
+        cut * self.size..((cut + 1) * self.size).min(self.stride)
+    }
+
+    /// # Safety
+    /// Nobody else has this cut of this output, nor the whole of it.
+    #[allow(unsafe_code)]
+    unsafe fn part(&self, out: usize, cut: usize) -> Columns<'_> {
+        let ((t, base), range) = (&self.outs[out], self.range(cut));
+        // SAFETY: cuts are in bounds and disjoint; the caller promises the rest.
+        unsafe { Columns::from_raw(base.at(range.start), self.stride, range.len(), *t) }
+    }
+
+    /// # Safety
+    /// Nobody writes to this output while it is read.
+    #[allow(unsafe_code)]
+    unsafe fn whole(&self, out: usize) -> &[f32] {
+        let (t, base) = &self.outs[out];
+        // SAFETY: that many numbers were borrowed; the caller promises the rest.
+        unsafe { std::slice::from_raw_parts(base.at(0), t * self.stride) }
+    }
+}
+
+/// Spins, for a while without giving up the core. Whether it had to.
+fn spin_until(done: impl Fn() -> bool) -> bool {
+    let mut spins = 0u32;
+    while !done() {
+        spins += 1;
+        if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+    }
+    spins > 0
+}
+
+/// Counts a chunk as done, however it ends.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -387,6 +482,40 @@ mod tests {
             }
         });
         assert_eq!(count.load(Ordering::Relaxed), 3 * 200 * 16);
+    }
+
+    #[test]
+    fn the_second_of_two_grids_finds_the_first_whole() {
+        for (threads, size, later) in [(1, 7, 5), (2, 100, 100), (3, 7, 64), (7, 33, 9), (3, 100, 11)] {
+            let pool = Pool::new(threads);
+            for count in [1, 2, 5, 40] {
+                let mut first: Vec<Vec<f32>> = (0..count).map(|e| vec![0.0; (e % 3 + 1) * 100]).collect();
+                let mut second: Vec<Vec<f32>> = (0..count).map(|e| vec![0.0; (e % 3 + 1) * 64]).collect();
+                pool.grid_then(
+                    (&mut first, 100, size),
+                    |e, _, part| (0..part.t()).for_each(|t| part.row(t).fill((e + t) as f32)),
+                    (&mut second, 64, later),
+                    |_, whole, _, part| (0..part.t()).for_each(|t| part.row(t).fill(whole.iter().sum())),
+                );
+                for (e, second) in second.iter().enumerate() {
+                    let sum: usize = (0..e % 3 + 1).map(|t| 100 * (e + t)).sum();
+                    assert!(second.iter().all(|&v| v == sum as f32), "{threads} threads, output {e} of {count}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_the_first_of_two_grids_ends_both() {
+        let pool = Pool::new(3);
+        for bad in 0..10 {
+            let (mut first, mut second) = (vec![vec![0f32; 64]; 10], vec![vec![0f32; 64]; 10]);
+            let job = |e, _, _: &mut Columns<'_>| assert!(e != bad, "planted");
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                pool.grid_then((&mut first, 64, 16), job, (&mut second, 64, 64), |_, _, _, _| {});
+            }));
+            assert!(result.is_err());
+        }
     }
 
     #[test]

@@ -83,29 +83,27 @@ pub fn compute(
 ) -> Vec<Vec<f32>> {
     let (neurons, width) = (experts[0].gate.len(), x.width());
     let outputs = |each: usize| groups.iter().map(|g| vec![0f32; g.tokens.len() * each]).collect();
-    let mut h: Vec<Vec<f32>> = outputs(neurons);
+    let (mut h, mut y): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (outputs(neurons), outputs(width));
     // As few cuts as keep the cores busy: an expert read in long runs comes a tenth faster.
-    let size = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
+    let cut = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
+    let cuts = (2 * host.pool.width()).div_ceil(groups.len());
+    let columns = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
+    let hidden = |e: usize, range: Range<usize>, h: &mut Columns<'_>| {
+        let tokens = &groups[e].tokens;
+        let own = (tokens.len() < x.t()).then(|| host.timed_within(Share::Gate, Share::Regroup, || x.gather(tokens)));
+        fire(host, &experts[e], own.as_ref().unwrap_or(x), range, h);
+    };
+    let output = |e: usize, h: &[f32], range: Range<usize>, y: &mut Columns<'_>| {
+        // Each cut rounds anew: less work than handing it out.
+        let round = || Activations::new(host.isa, h, groups[e].tokens.len(), neurons);
+        let h = host.timed_within(Share::Gate, Share::Regroup, round);
+        host.timed_within(Share::Gate, Share::Down, || project(host, experts[e].down, &h, range, y));
+    };
+    // One core goes through gates in order, which memory gives fast, while another jumps over silent neurons.
     host.timed(Share::Gate, || {
-        host.pool.grid(&mut h, neurons, size, |e, range, h| {
-            let tokens = &groups[e].tokens;
-            let own = (tokens.len() < x.t()).then(|| host.timed_within(Share::Gate, Share::Regroup, || x.gather(tokens)));
-            fire(host, &experts[e], own.as_ref().unwrap_or(x), range, h);
-        });
+        host.pool.grid_then((&mut h, neurons, cut), hidden, (&mut y, width, columns), output);
     });
     host.timed(Share::Regroup, || tally.fired(groups, &h, neurons));
-    let mut y: Vec<Vec<f32>> = outputs(width);
-    // Long runs read best, so an expert is cut only as far as the cores need it.
-    let cuts = (2 * host.pool.width()).div_ceil(groups.len());
-    let size = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
-    host.timed(Share::Down, || {
-        host.pool.grid(&mut y, width, size, |e, range, y| {
-            // Each cut rounds anew: less work than a region of its own.
-            let round = || Activations::new(host.isa, &h[e], groups[e].tokens.len(), neurons);
-            let h = host.timed_within(Share::Down, Share::Regroup, round);
-            project(host, experts[e].down, &h, range, y);
-        });
-    });
     y
 }
 

@@ -65,6 +65,21 @@ impl Rotation {
     }
 }
 
+/// One sequence's part of a step: its cache, its rows of q, k and v, and of what comes out.
+struct Own<'a> {
+    kv: &'a mut Heads,
+    first: usize,
+    angles: &'a Angles,
+    qkv: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl Own<'_> {
+    fn span(&self) -> Span {
+        Span { first: self.first, tokens: self.angles.len(), window: self.kv.window }
+    }
+}
+
 pub struct Attention {
     qkv: Linear, // [heads * head_width + 2 * kv_heads * head_width, width]
     out: Linear, // [width, heads * head_width]
@@ -96,33 +111,45 @@ impl Attention {
     ) -> Result<Tensor> {
         let mut qkv = self.qkv.forward(host, h.here(host)?);
         let queries = self.heads * self.head_width;
-        let (mut rest, mut attended) = (qkv.as_mut_slice(), Vec::new());
-        for (kv, turns) in sequences {
+        let mut attended = vec![0f32; qkv.len() / self.qkv.rows() * queries];
+        let (mut rest, mut outs) = (qkv.as_mut_slice(), attended.as_mut_slice());
+        let mut own = |(kv, turns): (&'a mut LayerKv, &'a Turns)| {
             let LayerKv::Here(kv) = kv else { unreachable!("a layer's cache lies where the layer does") };
-            let (own, after) = rest.split_at_mut(turns.angles.len() * self.qkv.rows());
-            rest = after;
-            host.timed(Share::Rope, || self.turn_and_store(host, kv, own, turns));
-            let out = host.timed(Share::Attend, || self.attend(host, kv, own, turns.first));
-            match attended.is_empty() {
-                true => attended = out,
-                false => attended.extend(out),
-            }
+            let qkv = rest.split_off_mut(..turns.len() * self.qkv.rows()).expect("a row for each token");
+            let out = outs.split_off_mut(..turns.len() * queries).expect("a row for each token");
+            Own { kv, first: turns.first, angles: &turns.angles, qkv, out }
+        };
+        // A token with little behind it is too little to be shared among cores: such sequences are handed out whole.
+        let (mut short, mut long): (Vec<Own>, Vec<Own>) =
+            sequences.map(&mut own).partition(|own| own.span().tokens == 1 && own.span().blocks().len() == 1);
+        if short.len() == 1 {
+            long.append(&mut short);
         }
+        for own in &mut long {
+            host.timed(Share::Rope, || self.turn_and_store(host, own));
+            host.timed(Share::Attend, || self.attend(host, own));
+        }
+        host.timed(Share::Attend, || {
+            host.pool.pieces(&mut short, 1, |_, own| {
+                host.timed_within(Share::Attend, Share::Rope, || self.turn_and_store(host, &mut own[0]));
+                self.attend(host, &mut own[0]);
+            });
+        });
         let round = || Activations::new(host.isa, &attended, attended.len() / queries, queries);
         let x = host.timed(Share::Round, round);
         tensor(self.out.forward(host, &x), self.out.rows())
     }
 
-    fn turn_and_store(&self, host: &Host, kv: &mut Heads, qkv: &mut [f32], turns: &Turns) {
+    fn turn_and_store(&self, host: &Host, own: &mut Own<'_>) {
         let (queries, keys) = (self.heads * self.head_width, self.kv_heads * self.head_width);
         if self.rotary {
-            let angles = &turns.angles;
-            host.pool.pieces(qkv, self.qkv.rows(), |token, row| {
+            let angles = own.angles;
+            host.pool.pieces(own.qkv, self.qkv.rows(), |token, row| {
                 let (cos, sin) = angles.at(token);
                 rotate(host.isa, &mut row[..queries + keys], cos, sin);
             });
         }
-        self.store(host, kv, qkv, turns.first);
+        self.store(host, own.kv, own.qkv, own.first);
     }
 
     /// Keeps the step's keys and values.
@@ -138,12 +165,11 @@ impl Attention {
         }
     }
 
-    /// Every query head of the step over what it sees: `[t, heads * head_width]`.
-    fn attend(&self, host: &Host, kv: &Heads, qkv: &[f32], first: usize) -> Vec<f32> {
-        let queries = self.heads * self.head_width;
-        let stride = self.qkv.rows();
-        let tokens = qkv.len() / stride;
-        let span = Span { first, tokens, window: kv.window };
+    /// Every query head of the sequence's step over what it sees.
+    fn attend(&self, host: &Host, own: &mut Own<'_>) {
+        let (queries, stride) = (self.heads * self.head_width, self.qkv.rows());
+        let (span, kv, qkv) = (own.span(), &*own.kv, &*own.qkv);
+        let Span { first, tokens, .. } = span;
         let seen = first + tokens - span.visible(0).start;
         let row = kv.key_ring.format().bytes(self.head_width) + kv.value_ring.format().bytes(self.head_width);
         host.touch(Share::Attend, seen * row * self.kv_heads);
@@ -161,7 +187,7 @@ impl Attention {
 
         if tokens == 1 && span.blocks().len() > 1 && host.pool.width() > 1 {
             let asked: Vec<Queries> = (0..self.kv_heads).map(|head| ask(head, 0, 1)).collect();
-            return self.attend_split(host, &heads, &asked, span);
+            return own.out.copy_from_slice(&self.attend_split(host, &heads, &asked, span));
         }
         let mut outs: Vec<Vec<f32>> =
             (0..tokens).step_by(TOKENS).map(|from| vec![0f32; TOKENS.min(tokens - from) * queries]).collect();
@@ -172,7 +198,7 @@ impl Attention {
                 (0..out.t()).for_each(|t| asked.finish(partial, t, out.row(t)));
             });
         });
-        outs.concat()
+        own.out.copy_from_slice(&outs.concat());
     }
 
     /// One token, its context split among the cores. Partial results of single blocks are folded in order of position,

@@ -14,8 +14,8 @@ use crate::format::RUN;
 use crate::layout::LANES;
 use crate::{Activations, Columns, Pick, Rows};
 
-/// Rows that are asked for ahead of time: at 1.4 KB each they cover the latency of memory at its full bandwidth.
-const AHEAD: usize = 4;
+/// Bytes that are asked for ahead of time, in whole rows: they cover the latency of memory at its full bandwidth.
+const AHEAD: usize = 6 << 10;
 
 /// [`dot_rows`](crate::dot_rows) of quantised rows in [`Order::Lanes`](crate::Order).
 #[inline(always)]
@@ -47,10 +47,11 @@ unsafe fn some<V: Vector, B: Unpack, L: Lay<B>, const T: usize>(
     out: &mut Columns,
 ) {
     let (count, runs) = (pick.count(w.len()), w.width() / RUN);
+    let rows_ahead = AHEAD.div_ceil(w.row_bytes());
     // SAFETY: as for `lanes`.
     unsafe {
         for j in 0..count {
-            let (row, mut ahead) = (w.row_at(pick.row(j)), w.row_at(pick.row((j + AHEAD).min(count - 1))));
+            let (row, mut ahead) = (w.row_at(pick.row(j)), w.row_at(pick.row((j + rows_ahead).min(count - 1))));
             for first in (0..x.t()).step_by(T) {
                 // Where fewer than `T` are left, the last is multiplied several times.
                 let mut vectors = [x.groups(first).as_ptr(); T];
