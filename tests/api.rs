@@ -10,6 +10,8 @@ mod crowd;
 mod document;
 #[path = "api/grammars.rs"]
 mod grammars;
+#[path = "api/judged.rs"]
+mod judged;
 #[allow(dead_code, reason = "made for the tests of the command line")]
 #[path = "cli/program.rs"]
 mod program;

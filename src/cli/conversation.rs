@@ -69,8 +69,8 @@ impl Conversation {
             max_tokens: self.settings.max_tokens,
             stop: self.settings.stop.clone(),
             grammar: self.settings.grammar.clone(),
-            guesses: None,
             interrupt: Some(answering.flag()),
+            ..Limits::default()
         };
         self.answers += 1;
         let mut text = String::new();

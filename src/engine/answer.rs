@@ -26,6 +26,9 @@ pub struct Limits {
     pub grammar: Option<Grammar>,
     /// Most tokens guessed for one step, and no more than the engine guesses; `None`: as many.
     pub guesses: Option<usize>,
+    /// Probabilities, where they are asked for, are named of the prompt's tokens too, with the first piece. All of the prompt
+    /// is read for it, whatever the cache holds.
+    pub judge_prompt: bool,
     /// Set from elsewhere (Ctrl-C) to end the answer, in the middle of a step too.
     pub interrupt: Option<Arc<AtomicBool>>,
 }
@@ -77,7 +80,7 @@ pub struct Piece {
     /// Valid UTF-8; often empty, for characters and stop texts may take several tokens.
     pub text: String,
     /// Tokens whose text begins in what has been shown so far and was not shown before. A token that only began a stop
-    /// text is never among them.
+    /// text is never among them. In the first piece those of the prompt come before them, where it is judged.
     pub tokens: Vec<Token>,
 }
 
@@ -102,6 +105,8 @@ pub struct Answer {
     walk: Option<Walk>,
     /// Of the prompt, what is not in the cache yet.
     unread: VecDeque<u32>,
+    /// Of the prompt's tokens, those with something to be said of them.
+    judged: Vec<Token>,
     /// Of the last step, `[1 + guesses, vocab]`, and which of them the next token is drawn from.
     logits: Vec<f32>,
     row: usize,
@@ -135,6 +140,7 @@ impl Answer {
         let mut drafting = session.shared().drafting;
         drafting.max = limits.guesses.map_or(drafting.max, |most| most.min(drafting.max));
         let mut stats = Stats::default();
+        let common = if limits.judge_prompt { 0 } else { common };
         if session.truncate(common) {
             stats.reused_tokens = common
         } else {
@@ -149,6 +155,7 @@ impl Answer {
             logprobs: None,
             walk: limits.grammar.as_ref().map(Grammar::walk),
             unread: prompt[stats.reused_tokens..].iter().copied().collect(),
+            judged: Vec::new(),
             logits: Vec::new(),
             row: 0,
             pending: None,
@@ -226,12 +233,28 @@ impl Answer {
         let before = session.shared().host.touched();
         let count = self.unread.len().min(session.shared().kv.chunk);
         let part: Vec<u32> = self.unread.iter().take(count).copied().collect();
-        let want = if count == self.unread.len() { count - 1..count } else { 0..0 };
+        let judge = self.logprobs.filter(|_| self.limits.judge_prompt);
+        let last = if count == self.unread.len() { count - 1..count } else { 0..0 };
+        let want = if judge.is_some() { 0..count } else { last.clone() };
+        if judge.is_some() && self.judged.is_empty() {
+            self.judged.push(Token { id: part[0], logprobs: None }); // nothing came before it
+        }
         let (logits, interrupt) = (&mut self.logits, self.limits.interrupt.as_deref());
+        let (unread, sampler, judged, mut odd) = (&self.unread, &mut self.sampler, &mut self.judged, Ok(()));
+        let mut take = |index: usize, row: &[f32]| {
+            if last.contains(&index) {
+                *logits = row.to_vec();
+            } else if let (Some(top), Some(&id)) = (judge, unread.get(index + 1)) {
+                match sampler.judge(&mut row.to_vec(), id, top) {
+                    Ok(said) => judged.push(Token { id, logprobs: Some(said) }),
+                    Err(e) => odd = Err(e),
+                }
+            }
+        };
         let host = session.shared().host.clone();
-        let whole = host.spanned("prompt step", count, || {
-            session.feed_until(&part, want, interrupt, &mut |_, row| *logits = row.to_vec())
-        })?;
+        let whole =
+            host.spanned("prompt step", count, || session.feed_until(&part, want, interrupt, &mut take))?;
+        odd?;
         self.row = 0;
         if whole {
             self.unread.drain(..count);
@@ -402,7 +425,8 @@ impl Answer {
         // Tokens without text (a special one in the middle) begin where the next one does; at the end all are due.
         let all = self.flushed && self.finish != Some(Finish::Stop);
         let due = self.held.iter().take_while(|(start, _)| all || *start < self.shown).count();
-        Piece { text, tokens: self.held.drain(..due).map(|(_, token)| token).collect() }
+        let written = self.held.drain(..due).map(|(_, token)| token);
+        Piece { text, tokens: self.judged.drain(..).chain(written).collect() }
     }
 }
 

@@ -98,7 +98,7 @@ pub struct Options {
     pub lock: bool,
     /// Experts may move between memory and disk between turns, as others take memory or give it back.
     pub adjust: bool,
-    /// Sessions, and positions of one step whose logits are asked for, that the budget must have room for.
+    /// Sessions, and positions whose logits are worked out at once, that the budget must have room for.
     pub sessions: usize,
     pub logits: usize,
     /// How answers are written ahead of the model; changes no token. Of one step so many logits more are asked for.
@@ -163,6 +163,8 @@ struct Shared {
     kv: KvShape,
     /// While decoding, while reading a prompt.
     threads: (usize, usize),
+    /// Rows of logits there is room for at once.
+    most_logits: usize,
     notes: Vec<String>,
     ledger: Ledger,
     on_disk: Option<(PathBuf, usize)>,
@@ -262,6 +264,7 @@ impl Engine {
             host,
             kv,
             threads,
+            most_logits: options.logits.max(1),
             notes,
             ledger,
             on_disk,

@@ -168,6 +168,21 @@ impl Sampler {
 
     /// [`sample`](Sampler::sample), and what the model thought of the token and of the `top` most probable ones.
     pub fn sample_with_logprobs(&mut self, logits: &mut [f32], recent: &[u32], top: usize) -> Result<(u32, Logprobs)> {
+        let (log, top) = self.judged(logits, top)?;
+        let id = self.sample(logits, recent)?;
+        let before = self.touched.iter().find(|(touched, _)| *touched == id).map(|(_, logit)| *logit);
+        Ok((id, Logprobs { chosen: log(before.unwrap_or(logits[id as usize])), top }))
+    }
+
+    /// What the model thought of token `id`, which came in this place, and of the `top` most probable ones.
+    pub fn judge(&mut self, logits: &mut [f32], id: u32, top: usize) -> Result<Logprobs> {
+        let (log, top) = self.judged(logits, top)?;
+        Ok(Logprobs { chosen: log(logits[id as usize]), top })
+    }
+
+    /// From a logit to the logarithm of its probability, and those of the `top` most probable tokens.
+    #[expect(clippy::type_complexity, reason = "a function of a number and a list, named nowhere else")]
+    fn judged(&mut self, logits: &mut [f32], top: usize) -> Result<(impl Fn(f32) -> f32 + use<>, Vec<(u32, f32)>)> {
         assert!(logits.len() >= self.limit, "{} logits for a vocabulary of {}", logits.len(), self.limit);
         for &id in &self.forbidden {
             logits[id as usize] = f32::NEG_INFINITY;
@@ -178,14 +193,12 @@ impl Sampler {
         self.powers.extend(known.iter().map(|l| l - max));
         exp_all(self.isa, &mut self.powers);
         let sum: f64 = self.powers.iter().map(|&e| f64::from(e)).sum();
-        let log = |logit: f32| (f64::from(logit) - f64::from(max) - sum.ln()) as f32;
+        let log = move |logit: f32| (f64::from(logit) - f64::from(max) - sum.ln()) as f32;
         let mut most = Vec::new();
         head(known, top.min(self.limit), &mut most);
         most.sort_unstable_by(Candidate::order);
         let top = most.iter().map(|c| (c.id, log(c.logit))).collect();
-        let id = self.sample(logits, recent)?;
-        let before = self.touched.iter().find(|(touched, _)| *touched == id).map(|(_, logit)| *logit);
-        Ok((id, Logprobs { chosen: log(before.unwrap_or(logits[id as usize])), top }))
+        Ok((log, top))
     }
 
     /// Bias, padding and penalties: few ids, changed in place, their old logits kept.

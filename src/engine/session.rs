@@ -94,14 +94,18 @@ impl Session {
             let (decode, batch) = shared.threads;
             shared.host.pool.set_width(if part.len() == 1 { decode } else { batch });
             let step = Step { tokens: part, kv: &mut self.kv, want: wanted.clone() };
-            let logits = match shared.model.forward(&mut [step], interrupt) {
-                Err(Error::Interrupted) => return Ok(false),
-                logits => logits?,
+            let mut index = start + wanted.start;
+            let mut rows = |logits: Vec<f32>| {
+                for row in logits.chunks_exact(shared.config.vocab) {
+                    sink(index, row);
+                    index += 1;
+                }
             };
-            self.tokens.extend_from_slice(part);
-            for (index, row) in wanted.zip(logits.chunks_exact(shared.config.vocab)) {
-                sink(start + index, row);
+            match shared.model.forward(&mut [step], interrupt, shared.most_logits, &mut rows) {
+                Err(Error::Interrupted) => return Ok(false),
+                done => done?,
             }
+            self.tokens.extend_from_slice(part);
         }
         Ok(true)
     }
@@ -120,7 +124,8 @@ impl Session {
             session.check(session.tokens.len(), tokens)?;
             steps.push(Step { tokens, kv: &mut session.kv, want: 0..tokens.len() });
         }
-        let logits = shared.model.forward(&mut steps, interrupt)?;
+        let mut logits = Vec::new();
+        shared.model.forward(&mut steps, interrupt, usize::MAX, &mut |all| logits = all)?;
         fed.iter_mut().for_each(|(session, tokens)| session.tokens.extend_from_slice(tokens));
         Ok(logits)
     }

@@ -97,12 +97,19 @@ impl Model {
         self.trace.as_ref()
     }
 
-    /// Appends each sequence's tokens to its cache and returns the logits of those it wants, `[wanted, vocab]`, in order.
+    /// Appends each sequence's tokens to its cache and hands over the logits of those it wants, `[wanted, vocab]`, in order, no
+    /// more than `most` rows at a time.
     /// What several need is read once, and no sequence notices the others: every number is what it would be alone.
     /// The caller has checked that ids are inside the vocabulary and that caches have room.
     /// Looks at `interrupt` before each layer and while it waits for experts: `Error::Interrupted`. After any error caches
     /// are as long as before.
-    pub fn forward(&self, steps: &mut [Step<'_>], interrupt: Option<&AtomicBool>) -> Result<Vec<f32>> {
+    pub fn forward(
+        &self,
+        steps: &mut [Step<'_>],
+        interrupt: Option<&AtomicBool>,
+        most: usize,
+        sink: &mut dyn FnMut(Vec<f32>),
+    ) -> Result<()> {
         let host = &*self.host;
         let tokens: Vec<u32> = steps.iter().flat_map(|step| step.tokens).copied().collect();
         let turns: Vec<Turns> = steps.iter().map(|step| self.rotation.at(step.kv.len(), step.tokens.len())).collect();
@@ -111,7 +118,8 @@ impl Model {
         if let (Some(whole), None) = (&self.whole, &self.trace)
             && let Some(logits) = self.at_once(whole, steps, &turns, &experts)?
         {
-            return Ok(logits);
+            sink(logits);
+            return Ok(());
         }
         // [t, width], sequence after sequence, and where the layer lies
         let mut x = Vector::new(None, What::Hidden, host.timed(Share::Embed, || self.embed(&tokens))?);
@@ -144,8 +152,13 @@ impl Model {
         if let (Some(recorder), Some(step)) = (&self.trace, record) {
             recorder.add(&step);
         }
-        let Some(wanted) = self.wanted(steps, x.tensor())? else { return Ok(Vec::new()) };
-        self.head.forward(host, Vector::new(x.home(), What::Hidden, wanted), self.accelerator())
+        let Some(wanted) = self.wanted(steps, x.tensor())? else { return Ok(()) };
+        let rows = wanted.dim(0)?;
+        for first in (0..rows).step_by(most) {
+            let some = wanted.narrow(0, first, most.min(rows - first))?;
+            sink(self.head.forward(host, Vector::new(x.home(), What::Hidden, some), self.accelerator())?);
+        }
+        Ok(())
     }
 
     /// A token of each sequence, one after the other, all of it on the accelerator. `None`, and nothing is done, where a step

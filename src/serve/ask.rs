@@ -93,6 +93,8 @@ pub struct Ask {
     pub calls: Calling,
     /// What the response repeats of the request, where it does.
     pub echo: Value,
+    /// What comes before the answers to each prompt: the prompt, where it is to be repeated.
+    pub before: Vec<String>,
 }
 
 /// Which of the two ways to ask.
@@ -131,6 +133,7 @@ impl Ask {
         let sampling = sampling(&mut fields, settings, served)?;
         let mut calls = Calling::No;
         let mut grammar = None;
+        let mut repeat = false;
         let prompts = match way {
             Way::Chat => {
                 modalities(&mut fields)?;
@@ -154,9 +157,7 @@ impl Ask {
                     let why = "is not supported: filling a gap is nothing this model was trained for";
                     return Err(Failure::field("suffix", why));
                 }
-                if fields.flag("echo")?.unwrap_or(false) {
-                    return Err(Failure::field("echo", "is not supported: the prompt is not repeated"));
-                }
+                repeat = fields.flag("echo")?.unwrap_or(false);
                 if fields.whole("best_of", 1..=MOST_CHOICES)?.is_some_and(|best| best != n) {
                     return Err(Failure::field("best_of", "other than n is not supported"));
                 }
@@ -172,7 +173,14 @@ impl Ask {
         if let Some(long) = prompts.iter().find(|prompt| prompt.len() > context) {
             return Err(Failure::too_long(long.len(), context));
         }
-        let limits = Limits { max_tokens, stop, grammar, guesses, interrupt: None };
+        let judge_prompt = repeat && logprobs.is_some();
+        let limits = Limits { max_tokens, stop, grammar, guesses, judge_prompt, interrupt: None };
+        let text = served.engine.text();
+        let led = |prompt: &[u32]| usize::from(text.leading().is_some_and(|id| prompt.first() == Some(&id)));
+        let before = match repeat {
+            true => prompts.iter().map(|prompt| text.decode(&prompt[led(prompt)..])).collect(),
+            false => Vec::new(),
+        };
         // What the engine would refuse later is refused before a stream begins, as stops were above.
         Sampler::new(&sampling, served.engine.text().limit())?;
         let prompts = prompts.into_iter().map(Arc::from).collect();
@@ -182,6 +190,7 @@ impl Ask {
             include_usage,
             calls,
             echo: Value::Null,
+            before,
         })
     }
 
@@ -217,7 +226,9 @@ fn stream_options(fields: &mut Fields, stream: bool) -> Outcome<bool> {
 fn max_tokens(fields: &mut Fields, way: Way) -> Outcome<Option<usize>> {
     let mut said = None;
     for name in ["max_completion_tokens", "max_tokens", "n_predict"] {
-        said = said.into_iter().chain(fields.whole_or(name, 1..=usize::MAX, usize::MAX)?).min();
+        // A completion of no tokens reads its prompt, which may be all that is wanted of it.
+        let least = usize::from(way == Way::Chat);
+        said = said.into_iter().chain(fields.whole_or(name, least..=usize::MAX, usize::MAX)?).min();
     }
     Ok(said.or((way == Way::Completion).then_some(COMPLETION_TOKENS)).filter(|most| *most < usize::MAX))
 }

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// Seconds a client is asked to wait before it tries again.
 const RETRY_SECONDS: u64 = 1;
 
+/// The code of an answer that took too long.
+const TIMEOUT: &str = "timeout";
+
 /// An answer that is none.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -127,7 +130,7 @@ impl Failure {
     /// 503: the answer took too long.
     pub fn timeout(seconds: u64) -> Failure {
         let message = format!("the answer was not done within the {seconds} seconds --timeout allows");
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, message, Some("timeout"))
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, message, Some(TIMEOUT))
     }
 
     pub fn internal(message: impl Into<String>) -> Failure {
@@ -193,6 +196,10 @@ impl IntoResponse for Failure {
         response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         match self.status {
+            // Again it would take as long. Clients of OpenAI and Anthropic know this header.
+            _ if self.code == Some(TIMEOUT) => {
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
+            }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
             }

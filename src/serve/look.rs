@@ -35,7 +35,7 @@ pub enum Look {
 
 impl Look {
     pub fn new(api: Api, engine: Engine, head: Head, ask: &Ask) -> Look {
-        let shape = |way, engine, head| Shape::new(way, engine, head, ask.jobs(), ask.include_usage, ask.calls);
+        let shape = |way, engine, head| Shape::new(way, engine, head, ask);
         match api {
             Api::Chat => Look::Openai(Box::new(shape(Way::Chat, engine, head))),
             Api::Completion => Look::Openai(Box::new(shape(Way::Completion, engine, head))),

@@ -1,10 +1,11 @@
 //! How answers look: OpenAI's objects for chats and for completions, whole and in chunks.
 
-use super::ask::{Usage, Way};
+use super::ask::{Ask, Usage, Way};
 use super::choice::{Call, Choice, Reason};
 use super::queue::Ended;
 use super::talk::{Calling, Part};
 use crate::engine::text::TextStream;
+use crate::engine::sampler::Logprobs;
 use crate::engine::{Engine, Piece, Stats, Token};
 use serde_json::{Map, Value, json};
 
@@ -31,17 +32,21 @@ pub struct Shape {
     /// For each choice of completions: the characters of its tokens so far, since their offsets are told.
     offsets: Vec<(TextStream, usize)>,
     calls: Calling,
+    /// For each choice, what is still to be said before its text.
+    before: Vec<String>,
 }
 
 impl Shape {
-    /// `calls`: where answers may hold calls of functions.
-    pub fn new(way: Way, engine: Engine, head: Head, choices: usize, include_usage: bool, calls: Calling) -> Shape {
+    pub fn new(way: Way, engine: Engine, head: Head, ask: &Ask) -> Shape {
+        let (choices, n) = (ask.jobs(), ask.batch.n);
+        let before = (0..choices).map(|choice| ask.before.get(choice / n).cloned().unwrap_or_default()).collect();
         let prefix = if way == Way::Chat { "chatcmpl" } else { "cmpl" };
         let id = format!("{prefix}-{}", super::unique());
         let Head { created, model } = head;
         let offsets = (0..choices).map(|_| Default::default()).collect();
-        let choices = (0..choices).map(|_| Choice::new(calls)).collect();
-        Shape { way, engine, id, created, model, include_usage, choices, offsets, calls }
+        let choices = (0..choices).map(|_| Choice::new(ask.calls)).collect();
+        let (include_usage, calls) = (ask.include_usage, ask.calls);
+        Shape { way, engine, id, created, model, include_usage, choices, offsets, calls, before }
     }
 
     fn object(&self, kind: &str, choices: Vec<Value>) -> Map<String, Value> {
@@ -78,7 +83,8 @@ impl Shape {
         let mut logprobs = self.logprobs(index, &piece.tokens);
         let parts = self.choices[index].take(&piece.text);
         if self.way == Way::Completion {
-            let choice = json!({ "index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": null });
+            let text = std::mem::take(&mut self.before[index]) + &piece.text;
+            let choice = json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": null });
             return vec![Value::Object(self.chunk(choice))];
         }
         let mut deltas = self.deltas(index, &parts);
@@ -124,7 +130,8 @@ impl Shape {
                 choices.push(json!({ "index": index, "delta": {}, "logprobs": null, "finish_reason": reason }));
             }
             Way::Completion => {
-                choices.push(json!({ "index": index, "text": "", "logprobs": null, "finish_reason": reason }))
+                let text = std::mem::take(&mut self.before[index]);
+                choices.push(json!({ "index": index, "text": text, "logprobs": null, "finish_reason": reason }))
             }
         }
         let mut chunks: Vec<Value> = choices.into_iter().map(|choice| Value::Object(self.chunk(choice))).collect();
@@ -173,7 +180,7 @@ impl Shape {
         let tokens = std::mem::take(&mut self.choices[index].tokens);
         let logprobs = self.logprobs(index, &tokens);
         let choice = &mut self.choices[index];
-        let text = std::mem::take(&mut choice.text);
+        let text = std::mem::take(&mut self.before[index]) + &choice.text;
         let reason = reason(choice.reason());
         if self.way == Way::Completion {
             return json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason });
@@ -238,14 +245,16 @@ impl Shape {
     fn completion_logprobs(&mut self, index: usize, tokens: &[Token]) -> Value {
         let (mut texts, mut chosen, mut tops, mut offsets) = (vec![], vec![], vec![], vec![]);
         for token in tokens {
-            let Some(said) = &token.logprobs else { continue };
             let (stream, characters) = &mut self.offsets[index];
             offsets.push(*characters);
             *characters += stream.push(self.engine.text().piece(token.id)).chars().count();
             texts.push(self.token(token.id).0);
-            chosen.push(said.chosen.max(LEAST_LOGPROB));
-            let top = said.top.iter().map(|(id, logprob)| (self.token(*id).0, json!(logprob.max(LEAST_LOGPROB))));
-            tops.push(Value::Object(top.collect()));
+            // Nothing is said of a prompt's first token, which nothing came before.
+            let said = token.logprobs.as_ref();
+            let log = |logprob: f32| json!(logprob.max(LEAST_LOGPROB));
+            chosen.push(said.map_or(Value::Null, |said| log(said.chosen)));
+            let top = |said: &Logprobs| said.top.iter().map(|(id, one)| (self.token(*id).0, log(*one))).collect();
+            tops.push(said.map_or(Value::Null, |said| Value::Object(top(said))));
         }
         json!({ "tokens": texts, "token_logprobs": chosen, "top_logprobs": tops, "text_offset": offsets })
     }

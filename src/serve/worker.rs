@@ -189,7 +189,8 @@ impl Worker {
                 self.house.metrics.cancelled();
                 continue;
             }
-            if writing.answer.is_none() && !self.somebody_reads(&writing.job.prompt, at) {
+            let alone = writing.job.limits.judge_prompt; // all of its prompt is read, whoever else reads it
+            if writing.answer.is_none() && (alone || !self.somebody_reads(&writing.job.prompt, at)) {
                 match self.begin(&writing.job, at) {
                     Ok(answer) => writing.answer = Some(answer),
                     Err(e) => {
@@ -258,7 +259,8 @@ impl Worker {
         let own = self.slots[at].session.shares(&job.prompt);
         let others = (0..self.slots.len()).filter(|&other| other != at);
         let best = others.map(|other| (self.slots[other].session.shares(&job.prompt), other)).max();
-        if let Some((shared, other)) = best.filter(|(shared, _)| *shared >= own + WORTH) {
+        let worth = |(shared, _): &(usize, usize)| *shared >= own + WORTH && !job.limits.judge_prompt;
+        if let Some((shared, other)) = best.filter(worth) {
             let [to, from] = self.slots.get_disjoint_mut([at, other]).expect("two different slots");
             to.session.copy(&from.session, shared)?;
         }

@@ -145,6 +145,7 @@ fn time_is_limited() {
     let served = serve(&["--timeout", "1", "-c", "1000000", "--rewind", "0"]);
     let reply = served.post("/v1/chat/completions", &with(endless(), json!({ "stream": false })));
     assert_eq!((reply.status, &reply.json()["error"]["code"]), (503, &json!("timeout")));
+    assert_eq!((reply.header("x-should-retry"), reply.header("retry-after")), (Some("false"), None));
     let reply = served.post("/v1/chat/completions", &endless());
     assert_eq!(reply.status, 200);
     let last = reply.body.trim_end().rsplit("data: ").next().expect("an event");

@@ -81,7 +81,6 @@ fn fields_are_refused_by_name() {
         (complete(json!({ "prompt": null })), "prompt"),
         (complete(json!({ "suffix": "end" })), "suffix"),
         (complete(json!({ "suffix": {} })), "suffix"),
-        (complete(json!({ "echo": true })), "echo"),
         (complete(json!({ "echo": "" })), "echo"),
         (complete(json!({ "best_of": 2 })), "best_of"),
         (complete(json!({ "logprobs": true })), "logprobs"),
