@@ -21,6 +21,8 @@ pub enum Share {
     AttentionOut,
     /// Asking for experts, and waiting for those that are read from the disk.
     Wait,
+    /// The matrices of chosen experts: what of it is told apart (`Host::set_fine`) goes to the four that follow.
+    Experts,
     Gate,
     Up,
     /// Grouping tokens by expert, counting, and rounding between an expert's matrices.
@@ -38,7 +40,7 @@ pub enum Share {
 }
 
 impl Share {
-    pub const ALL: [Share; 18] = {
+    pub const ALL: [Share; 19] = {
         use Share::*;
         [
             Embed,
@@ -50,6 +52,7 @@ impl Share {
             Attend,
             AttentionOut,
             Wait,
+            Experts,
             Gate,
             Up,
             Regroup,
@@ -73,6 +76,7 @@ impl Share {
             Share::Attend => "attention",
             Share::AttentionOut => "attention out",
             Share::Wait => "waiting for experts",
+            Share::Experts => "experts",
             Share::Gate => "gate",
             Share::Up => "up",
             Share::Regroup => "regrouping, rounding h",

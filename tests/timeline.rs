@@ -62,7 +62,7 @@ fn named_parts_make_up_the_time_of_tokens() {
     let whole = |span: &&Span| ["token", "prompt step", "choice of a token"].contains(&span.name.as_str());
     let (wholes, parts): (Vec<&Span>, Vec<&Span>) = all.iter().partition(whole);
     assert!(wholes.iter().filter(|span| span.name == "token").count() >= 23, "{} wholes", wholes.len());
-    for name in ["router", "norms", "q, k, v", "attention", "gate", "down", "head", "sampling", "residual sums"] {
+    for name in ["router", "norms", "q, k, v", "attention", "experts", "head", "sampling", "residual sums"] {
         assert!(parts.iter().any(|part| part.name == name), "no {name}");
     }
     let mut ordered = parts.clone();

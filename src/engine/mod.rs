@@ -337,7 +337,7 @@ impl Engine {
         self.shared.host.touched()
     }
 
-    /// What time and bytes went into since the engine was opened; `set_fine` tells gate and up apart, at some cost.
+    /// What time and bytes went into since the engine was opened; `set_fine` tells what experts and attention consist of, at some cost.
     pub fn spent(&self) -> Vec<(Share, Spent)> {
         self.shared.host.spent()
     }

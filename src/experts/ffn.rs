@@ -2,8 +2,8 @@
 //! `y = sum of w_e * down_e(relu(gate_e x) * (up_e x))`, in ascending order of expert.
 //!
 //! A neuron whose gate is not positive adds exactly nothing: its `up` row is not read, nor its `down` row where `down`
-//! lies by neuron. Two parallel regions for those experts of a wave that are at hand, by neuron, then by output column, the
-//! same again for late ones as they come, and for a prompt one more region that adds them up.
+//! lies by neuron. One parallel region for those experts of a wave that are at hand, cut by neuron and by output column, the
+//! same again for late ones as they come, and for several tokens one more region that adds them up.
 
 use super::{Down, Expert, ExpertId, Group, Step, Tally};
 use crate::error::Result;
@@ -90,17 +90,17 @@ pub fn compute(
     let columns = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
     let hidden = |e: usize, range: Range<usize>, h: &mut Columns<'_>| {
         let tokens = &groups[e].tokens;
-        let own = (tokens.len() < x.t()).then(|| host.timed_within(Share::Gate, Share::Regroup, || x.gather(tokens)));
+        let own = (tokens.len() < x.t()).then(|| host.timed_within(Share::Experts, Share::Regroup, || x.gather(tokens)));
         fire(host, &experts[e], own.as_ref().unwrap_or(x), range, h);
     };
     let output = |e: usize, h: &[f32], range: Range<usize>, y: &mut Columns<'_>| {
         // Each cut rounds anew: less work than handing it out.
         let round = || Activations::new(host.isa, h, groups[e].tokens.len(), neurons);
-        let h = host.timed_within(Share::Gate, Share::Regroup, round);
-        host.timed_within(Share::Gate, Share::Down, || project(host, experts[e].down, &h, range, y));
+        let h = host.timed_within(Share::Experts, Share::Regroup, round);
+        host.timed_within(Share::Experts, Share::Down, || project(host, experts[e].down, &h, range, y));
     };
     // One core goes through gates in order, which memory gives fast, while another jumps over silent neurons.
-    host.timed(Share::Gate, || {
+    host.timed(Share::Experts, || {
         host.pool.grid_then((&mut h, neurons, cut), hidden, (&mut y, width, columns), output);
     });
     host.timed(Share::Regroup, || tally.fired(groups, &h, neurons));
@@ -110,13 +110,13 @@ pub fn compute(
 /// `h[t][i] = relu(gate_i x_t) * (up_i x_t)` for the neurons in `range`.
 fn fire(host: &Host, expert: &Expert<'_>, x: &Activations, range: Range<usize>, h: &mut Columns<'_>) {
     let (gate, up) = (expert.gate.slice(range.clone()), expert.up.slice(range.clone()));
-    dot_rows(host.isa, gate, Pick::All, x, Order::Lanes, h);
+    host.timed_within(Share::Experts, Share::Gate, || dot_rows(host.isa, gate, Pick::All, x, Order::Lanes, h));
     let firing = firing(h);
     let dense = reads_all(host, firing.len(), range.len());
     let count = if dense { range.len() } else { firing.len() };
     let mut u = vec![0f32; x.t() * count];
     let pick = if dense { Pick::All } else { Pick::These(&firing) };
-    host.timed_within(Share::Gate, Share::Up, || {
+    host.timed_within(Share::Experts, Share::Up, || {
         dot_rows(host.isa, up, pick, x, Order::Lanes, &mut Columns::new(&mut u, x.t(), count));
     });
     host.touch(Share::Gate, gate.row_bytes() * range.len());

@@ -21,7 +21,7 @@ pub fn forward(host: &Host, experts: &Step<'_>, choice: &Choice, h: &Vector<'_>)
     let there = |group: &Group| device.is_some_and(|device| device.holds(group.id));
     let (away, own): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(there);
     let theirs = match device.filter(|_| !away.is_empty()) {
-        Some(device) => Some(host.timed(Share::Gate, || device.compute(&away, h.there(device.accelerator())?))?),
+        Some(device) => Some(host.timed(Share::Experts, || device.compute(&away, h.there(device.accelerator())?))?),
         None => None,
     };
     let ours = match own.is_empty() {
