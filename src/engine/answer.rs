@@ -252,8 +252,7 @@ impl Answer {
             }
         };
         let host = session.shared().host.clone();
-        let whole =
-            host.spanned("prompt step", count, || session.feed_until(&part, want, interrupt, &mut take))?;
+        let whole = host.spanned("prompt step", count, || session.feed_until(&part, want, interrupt, &mut take))?;
         odd?;
         self.row = 0;
         if whole {

@@ -90,7 +90,8 @@ pub fn compute(
     let columns = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
     let hidden = |e: usize, range: Range<usize>, h: &mut Columns<'_>| {
         let tokens = &groups[e].tokens;
-        let own = (tokens.len() < x.t()).then(|| host.timed_within(Share::Experts, Share::Regroup, || x.gather(tokens)));
+        let own =
+            (tokens.len() < x.t()).then(|| host.timed_within(Share::Experts, Share::Regroup, || x.gather(tokens)));
         fire(host, &experts[e], own.as_ref().unwrap_or(x), range, h);
     };
     let output = |e: usize, h: &[f32], range: Range<usize>, y: &mut Columns<'_>| {

@@ -74,10 +74,10 @@ fn admit(house: &House, request: &Request<Body>) -> Result<(), Failure> {
     }
 }
 
-/// Without a key, a server on the loopback address must not answer to the names of others: a page could point a name
-/// of its own at 127.0.0.1 and read what is said here.
+/// Without a key a server must not answer to the names of others: a page could point a name of its own at 127.0.0.1, or at
+/// an address of this network, and read what is said here.
 fn check_host(house: &House, request: &Request<Body>) -> Result<(), Failure> {
-    if !house.settings.keys.is_empty() || !house.address.ip().is_loopback() {
+    if !house.settings.keys.is_empty() {
         return Ok(());
     }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -85,7 +85,7 @@ fn check_host(house: &House, request: &Request<Body>) -> Result<(), Failure> {
     match is_local(host) || host_name(host).eq_ignore_ascii_case(&house.settings.host) {
         true => Ok(()),
         false => Err(Failure::forbidden(
-            "this server has no API key and answers only to localhost and to addresses, not to other host names",
+            "this server has no API key, so it answers to addresses and to names of this machine or network (without a dot, or ending in .local, .lan, .internal or .home.arpa), not to names that others could own",
         )),
     }
 }
@@ -97,9 +97,12 @@ fn host_name(host: &str) -> &str {
     }
 }
 
+/// Whether a name, or address, means nothing outside of this machine or its network.
 fn is_local(host: &str) -> bool {
     let name = host_name(host).trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok()
+    let ours = [".localhost", ".local", ".lan", ".internal", ".home.arpa"];
+    let one_label = !name.is_empty() && !name.contains('.');
+    one_label || ours.iter().any(|end| name.ends_with(end)) || name.parse::<IpAddr>().is_ok()
 }
 
 /// Looks at every key in full, so that the time it takes says nothing about how much of one was right.
@@ -143,10 +146,17 @@ mod tests {
 
     #[test]
     fn local_hosts_are_told_from_names_of_others() {
-        for host in
-            ["localhost", "localhost:8080", "LOCALHOST.", "a.localhost:1", "127.0.0.1:8080", "[::1]:8080", "::1"]
-        {
-            assert!(is_local(host) || host == "::1", "{host}");
+        for host in [
+            "localhost",
+            "localhost:8080",
+            "LOCALHOST.",
+            "a.localhost:1",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "box",
+            "box.lan",
+        ] {
+            assert!(is_local(host), "{host}");
         }
         for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
             assert!(!is_local(host), "{host}");

@@ -4,8 +4,8 @@ use super::ask::{Ask, Usage, Way};
 use super::choice::{Call, Choice, Reason};
 use super::queue::Ended;
 use super::talk::{Calling, Part};
-use crate::engine::text::TextStream;
 use crate::engine::sampler::Logprobs;
+use crate::engine::text::TextStream;
 use crate::engine::{Engine, Piece, Stats, Token};
 use serde_json::{Map, Value, json};
 

@@ -22,10 +22,7 @@ fn a_prompt_is_judged_as_it_would_have_been_written() {
     let served = serve(&[]);
     let ids = |text: &str| list(&served.post("/tokenize", &json!({ "content": text })).json()["tokens"]);
     let plain = served
-        .post(
-            "/v1/completions",
-            &json!({ "prompt": "Once upon a", "temperature": 0, "max_tokens": 12, "logprobs": 3 }),
-        )
+        .post("/v1/completions", &json!({ "prompt": "Once upon a", "temperature": 0, "max_tokens": 12, "logprobs": 3 }))
         .json();
     let plain = &plain["choices"][0];
     let said = format!("Once upon a{}", plain["text"].as_str().expect("text"));
@@ -42,7 +39,10 @@ fn a_prompt_is_judged_as_it_would_have_been_written() {
     for served in [&served, &served, &serve(&["-ub", "3"])] {
         let judged = complete(served, &json!(whole), 0, Some(3));
         assert_eq!(judged["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
-        assert_eq!((&judged["usage"]["completion_tokens"], &judged["choices"][0]["finish_reason"]), (&json!(0), &json!("length")));
+        assert_eq!(
+            (&judged["usage"]["completion_tokens"], &judged["choices"][0]["finish_reason"]),
+            (&json!(0), &json!("length"))
+        );
         let choice = &judged["choices"][0];
         assert_eq!(choice["text"], said.as_str());
         let logprobs = &choice["logprobs"];

@@ -212,6 +212,14 @@ fn other_origins_and_names_are_kept_out() {
     error(&from(&served, "OPTIONS", "localhost"), 405);
     error(&from(&served, "GET", "a.example"), 403);
     error(&from(&served, "GET", "127.0.0.1.a.example:80"), 403);
+    // On every address of the machine too, a container's for one.
+    let wide = serve(&["--host", "0.0.0.0"]);
+    error(&from(&wide, "GET", "a.example:8080"), 403);
+    for host in ["replica1:8080", "box.lan", "box.local:80", "192.168.0.7:8080"] {
+        assert_eq!(from(&wide, "GET", host).status, 200, "{host}");
+    }
+    let keyed = serve(&["--host", "0.0.0.0", "--api-key", "k"]);
+    assert_eq!(from(&keyed, "GET", "a.example").status, 401, "who has a key may use any name");
 
     let open = serve(&["--cors", "https://a.example"]);
     assert_eq!(from(&open, "GET", "localhost").header("access-control-allow-origin"), Some("https://a.example"));

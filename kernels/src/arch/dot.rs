@@ -50,6 +50,9 @@ unsafe fn some<V: Vector, B: Unpack, L: Lay<B>, const T: usize>(
     let rows_ahead = AHEAD.div_ceil(w.row_bytes());
     // SAFETY: as for `lanes`.
     unsafe {
+        for j in 0..rows_ahead.min(count) {
+            prefetch_row::<V>(&w, pick.row(j));
+        }
         for j in 0..count {
             let (row, mut ahead) = (w.row_at(pick.row(j)), w.row_at(pick.row((j + rows_ahead).min(count - 1))));
             for first in (0..x.t()).step_by(T) {
