@@ -12,11 +12,14 @@ use super::{House, MOST_BODY, Served, Settings, messages, responses};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::Request;
+use axum::http::{HeaderName, HeaderValue, Request};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Names the tools the model was not told of.
+const LEFT_OUT: HeaderName = HeaderName::from_static("x-tools-left-out");
 
 pub async fn chat(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Response> {
     answer(house, request, Api::Chat).await
@@ -38,16 +41,16 @@ pub async fn response(State(house): State<Arc<House>>, request: Request<Body>) -
 pub fn read(settings: &Settings, served: &Served, api: Api, body: &[u8], arrived: Instant) -> Outcome<Ask> {
     let fields = Fields::body(body)?;
     let mut echo = Value::Null;
-    let (way, fields) = match api {
-        Api::Chat => (Way::Chat, fields),
-        Api::Completion => (Way::Completion, fields),
+    let (way, (fields, left_out)) = match api {
+        Api::Chat => (Way::Chat, (fields, Vec::new())),
+        Api::Completion => (Way::Completion, (fields, Vec::new())),
         Api::Messages => (Way::Chat, messages::chat(fields)?),
         Api::Responses => {
             echo = responses::echo(&fields);
             (Way::Chat, responses::chat(fields)?)
         }
     };
-    Ok(Ask { echo, ..Ask::read(settings, served, way, fields, arrived)? })
+    Ok(Ask { echo, left_out, ..Ask::read(settings, served, way, fields, arrived)? })
 }
 
 async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<Response> {
@@ -70,6 +73,16 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
             tracing::info!(text = served.engine.text().decode(prompt), "prompt");
         }
     }
+    let left_out = ask.left_out.join(", ");
+    if !left_out.is_empty() {
+        tracing::warn!(left_out, "tools nobody here can run were left out of what the model is offered: {left_out}");
+    }
+    let told = |mut response: Response| {
+        if !left_out.is_empty() {
+            response.headers_mut().extend(HeaderValue::from_str(&left_out).map(|value| (LEFT_OUT, value)));
+        }
+        response
+    };
     // Who asks for more answers than there are places takes them all.
     let wanted = ask.jobs().min(house.queue.places());
     if wanted > 1 {
@@ -81,10 +94,10 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
     let timeout = house.settings.timeout;
     let deadline = (arrived + timeout).into();
     if ask.stream {
-        return Ok(Flow::new(caller, look, ask.batch.n, deadline, timeout).into_response());
+        return Ok(told(Flow::new(caller, look, ask.batch.n, deadline, timeout).into_response()));
     }
     match tokio::time::timeout_at(deadline, whole(caller, look, ask.batch.n)).await {
-        Ok(outcome) => outcome.map(|value| Json(value).into_response()),
+        Ok(outcome) => outcome.map(|value| told(Json(value).into_response())),
         Err(_) => Err(Failure::timeout(timeout.as_secs())),
     }
 }

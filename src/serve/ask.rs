@@ -65,10 +65,12 @@ const OFF: &[(&str, &str)] = &[
     ("stop_token_ids", "[]"),
     ("add_generation_prompt", "true"),
     ("enable_thinking", "false"),
-    ("reasoning_effort", "\"none\""),
     ("function_call", "\"none\""),
-    ("verbosity", "\"medium\""),
 ];
+
+/// How much to think beforehand, and how many words to make: this model does not think, and is as it is.
+pub const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+pub const VERBOSITIES: &[&str] = &["low", "medium", "high"];
 
 const TOOLS: &str = "tools are called by tools and tool_choice";
 pub const WORDS_ONLY: &str = "this model reads and writes text only";
@@ -76,12 +78,14 @@ pub const WORDS_ONLY: &str = "this model reads and writes text only";
 /// Features of the API that are not there.
 const MISSING: &[(&str, &str)] = &[
     ("functions", TOOLS),
-    ("guided_json", "response_format is"),
     ("structured_outputs", "response_format is"),
     ("audio", WORDS_ONLY),
     ("prediction", "predicted outputs are not built"),
-    ("web_search_options", "there is no web search"),
 ];
+
+/// The same, of which an empty object asks for something too.
+const EVEN_EMPTY: &[(&str, &str)] =
+    &[("guided_json", "response_format is"), ("web_search_options", "there is no web search")];
 
 /// A request that made sense.
 pub struct Ask {
@@ -95,6 +99,8 @@ pub struct Ask {
     pub echo: Value,
     /// What comes before the answers to each prompt: the prompt, where it is to be repeated.
     pub before: Vec<String>,
+    /// Tools that agents offer of themselves and nobody here could run: the model was not told of them.
+    pub left_out: Vec<&'static str>,
 }
 
 /// Which of the two ways to ask.
@@ -110,7 +116,14 @@ impl Ask {
         model(&mut fields, served)?;
         fields.ignore(HARMLESS);
         fields.refuse(MISSING)?;
+        for (field, why) in EVEN_EMPTY {
+            if fields.take(field).is_some() {
+                return Err(Failure::field(*field, format!("is not supported: {why}")));
+            }
+        }
         fields.off(OFF)?;
+        fields.wish("reasoning_effort", EFFORTS)?;
+        fields.wish("verbosity", VERBOSITIES)?;
         if let Some(mut more) = fields.object("chat_template_kwargs")? {
             more.off(&[("enable_thinking", "false"), ("thinking", "false")])?;
             more.end()?;
@@ -191,6 +204,7 @@ impl Ask {
             calls,
             echo: Value::Null,
             before,
+            left_out: Vec::new(),
         })
     }
 

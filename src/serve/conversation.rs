@@ -100,7 +100,8 @@ pub fn text(content: Value, place: &str) -> Outcome<String> {
     }
 }
 
-fn text_part(value: Value, place: &str) -> Outcome<String> {
+/// One part of a content.
+pub fn text_part(value: Value, place: &str) -> Outcome<String> {
     let mut fields = Fields::of(value, place)?;
     match fields.text("type")?.as_deref() {
         // The last two are what the responses API calls them.

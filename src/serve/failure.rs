@@ -11,6 +11,9 @@ const RETRY_SECONDS: u64 = 1;
 /// The code of an answer that took too long.
 const TIMEOUT: &str = "timeout";
 
+/// The code, in Anthropic's details, of a conversation that is not kept.
+const NO_THREADS: &str = "thread_unsupported_request";
+
 /// An answer that is none.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -40,10 +43,16 @@ impl Failure {
         Failure { param: Some(name), ..Failure::request(message) }
     }
 
-    /// 400: more tokens than the context has positions.
+    /// 400: conversations that Anthropic's servers keep. Its packages know the code and send all of it themselves then.
+    pub fn no_threads() -> Failure {
+        let code = Some(NO_THREADS);
+        Failure { code, ..Failure::field("thread", "is not supported: nothing is stored, send the whole conversation") }
+    }
+
+    /// 400: more tokens than the context has positions. Agents look for these words, Anthropic's and llama.cpp's, and make room.
     pub fn too_long(tokens: usize, context: usize) -> Failure {
         let message = format!(
-            "the prompt has {tokens} tokens, and this model's context holds {context}; shorten it, or start the server with a larger --ctx-size"
+            "prompt is too long: {tokens} tokens > {context} maximum; it exceeds the available context size: shorten it, or start the server with a larger --ctx-size"
         );
         Failure::new(StatusCode::BAD_REQUEST, message, Some("context_length_exceeded"))
     }
@@ -175,7 +184,11 @@ impl Failure {
             500.. => "api_error",
             _ => "invalid_request_error",
         };
-        json!({ "type": "error", "error": { "type": kind, "message": self.message } })
+        let mut error = json!({ "type": kind, "message": self.message });
+        if self.code == Some(NO_THREADS) {
+            error["details"] = json!({ "error_code": NO_THREADS, "unsupported": ["thread"] });
+        }
+        json!({ "type": "error", "error": error })
     }
 }
 

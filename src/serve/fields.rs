@@ -123,6 +123,16 @@ impl Fields {
         }
     }
 
+    /// A wish that this model can neither follow nor break, one of these words.
+    pub fn wish(&mut self, field: &str, words: &[&str]) -> Outcome<()> {
+        match self.text(field)? {
+            Some(word) if !words.contains(&word.as_str()) => {
+                Err(Failure::field(self.name(field), format!("is none of {}", words.join(", "))))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Drops fields that cannot change an answer here.
     pub fn ignore(&mut self, fields: &[&str]) {
         for field in fields {

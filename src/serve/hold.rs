@@ -14,6 +14,7 @@ const FEW: usize = 4;
 ///
 /// Errors: 400 where that cannot be, by the name of the function.
 pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Grammar> {
+    calls.functions.iter_mut().for_each(|function| function.parameters = closed(&function.parameters));
     let whole = |calls: &Calls| form::compile(&(Form::Calls(calls.clone()), "tools".into()), served);
     let alone = |schema: &Value| form::compile(&(Form::Schema(schema.clone()), "its schema".into()), served);
     let why = match whole(&calls) {
@@ -51,6 +52,43 @@ pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Gr
     // What the library says goes on with a grammar of ours that nobody asked for.
     let first = why.message().lines().next().unwrap_or_default().trim_start_matches("tools ").to_string();
     whole(&calls).map_err(|_| Failure::field("tools", first))
+}
+
+/// A schema whose objects have no properties but those it names, where it says nothing of others: what a function does not know
+/// it cannot be called with. As it is where parts are laid over each other, for each would shut out the others' properties.
+fn closed(schema: &Value) -> Value {
+    let laid_over = schema.to_string().contains("\"allOf\":");
+    if laid_over { schema.clone() } else { closed_within(schema) }
+}
+
+fn closed_within(schema: &Value) -> Value {
+    let Value::Object(map) = schema else { return schema.clone() };
+    let named = map.get("properties").is_some_and(Value::is_object);
+    let each = |all: &Map<String, Value>| all.iter().map(|(name, one)| (name.clone(), closed_within(one))).collect();
+    let inner = |(key, value): (&String, &Value)| {
+        let inside = match (key.as_str(), value) {
+            ("properties" | "$defs" | "definitions", Value::Object(all)) => Value::Object(each(all)),
+            ("items", one @ Value::Object(_)) => closed_within(one),
+            ("prefixItems", Value::Array(all)) => all.iter().map(closed_within).collect(),
+            ("anyOf" | "oneOf", Value::Array(all)) if !named => all.iter().map(closed_within).collect(),
+            _ => value.clone(),
+        };
+        (key.clone(), inside)
+    };
+    let mut closed: Map<String, Value> = map.iter().map(inner).collect();
+    let says = [
+        "additionalProperties",
+        "patternProperties",
+        "unevaluatedProperties",
+        "minProperties",
+        "anyOf",
+        "oneOf",
+        "$ref",
+    ];
+    if named && !says.iter().any(|word| map.contains_key(*word)) {
+        closed.insert("additionalProperties".into(), false.into());
+    }
+    closed.into()
 }
 
 fn any() -> Value {
@@ -101,6 +139,27 @@ fn without(schema: &Value, words: &[&str]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objects_are_closed_where_nothing_is_said() {
+        let point = json!({ "type": "object", "properties": { "x": { "type": "number" } } });
+        let mut shut = point.clone();
+        shut["additionalProperties"] = json!(false);
+        assert_eq!(closed(&point), shut);
+        let within = |point: &Value| {
+            json!({ "type": "object", "additionalProperties": true, "properties": {
+            "a": { "type": "array", "items": point }, "b": { "anyOf": [point, { "type": "null" }] } } })
+        };
+        assert_eq!(closed(&within(&point)), within(&shut));
+        for open in [
+            json!({ "type": "object" }),
+            json!({ "allOf": [point, { "properties": { "y": {} } }] }),
+            json!({ "properties": { "x": {} }, "anyOf": [point] }),
+            json!({ "properties": { "x": {} }, "patternProperties": { "^x-": {} } }),
+        ] {
+            assert_eq!(closed(&open), open);
+        }
+    }
 
     #[test]
     fn words_go_and_names_stay() {

@@ -12,8 +12,13 @@ use super::{conversation, responses, tools};
 use crate::engine::{Piece, Stats};
 use serde_json::{Map, Value, json};
 
-/// A request as a chat. Every field is read here or goes on under OpenAI's name.
-pub fn chat(mut fields: Fields) -> Outcome<Fields> {
+/// Kinds of tools, less their date, that Anthropic's servers run and agents offer whether they are to be had or not.
+const NOT_OFFERED: &[&str] = &["web_search", "web_fetch", "tool_search_tool"];
+
+const BILLING: &str = "x-anthropic-billing-header:";
+
+/// A request as a chat, and the tools that were left out of it. Every field is read here or goes on under OpenAI's name.
+pub fn chat(mut fields: Fields) -> Outcome<(Fields, Vec<&'static str>)> {
     let mut chat = Map::new();
     let mut pass = |from: &str, to: &str, fields: &mut Fields| {
         if let Some(value) = fields.take(from) {
@@ -29,23 +34,26 @@ pub fn chat(mut fields: Fields) -> Outcome<Fields> {
     if let Some(stop) = fields.list("stop_sequences")? {
         chat.insert("stop".into(), Value::Array(stop));
     }
-    conversation_of(&mut fields, &mut chat)?;
+    let left_out = conversation_of(&mut fields, &mut chat)?;
     // A model that does not think beforehand thinks as little as is allowed; beginnings are kept for whoever has the same; and a
     // conversation that is too long is refused, so that nothing of it has to be left out.
     fields.ignore(&["metadata", "service_tier", "thinking", "cache_control", "context_management", "betas"]);
-    fields.ignore(&["speed", "inference_geo"]);
+    fields.ignore(&["speed", "inference_geo", "fallbacks", "diagnostics"]);
     let mut format = fields.object("output_format")?;
     if let Some(mut output) = fields.object("output_config")? {
-        output.ignore(&["effort"]);
+        output.ignore(&["effort", "task_budget"]);
         format = output.object("format")?.or(format);
         output.end()?;
     }
     if let Some(format) = format {
         chat.insert("response_format".into(), responses::response_format(format)?);
     }
+    if fields.take("thread").is_some() {
+        return Err(Failure::no_threads());
+    }
     fields.refuse(&[("mcp_servers", "there are none"), ("container", "there are none")])?;
     fields.end()?;
-    Ok(Fields::from(chat))
+    Ok((Fields::from(chat), left_out))
 }
 
 /// A request that asks for its count of tokens only: what is needed for the prompt.
@@ -68,10 +76,14 @@ pub fn counted(mut fields: Fields) -> Outcome<Fields> {
     Ok(Fields::from(chat))
 }
 
-/// `system`, `messages`, `tools` and `tool_choice`.
-fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcome<()> {
+/// `system`, `messages`, `tools` and `tool_choice`; the tools that were left out.
+fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcome<Vec<&'static str>> {
     let mut messages = Vec::new();
-    if let Some(system) = fields.take("system") {
+    if let Some(mut system) = fields.take("system") {
+        // Claude Code begins with a line for Anthropic's accounts, other for each conversation, that would keep beginnings apart.
+        if let Some(blocks) = system.as_array_mut() {
+            blocks.retain(|block| !block["text"].as_str().is_some_and(|text| text.starts_with(BILLING)));
+        }
         messages.push(json!({ "role": "system", "content": conversation::text(system, "system")? }));
     }
     let Some(list) = fields.list("messages")? else { return Err(Failure::field("messages", "is missing")) };
@@ -83,9 +95,9 @@ fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcom
     }
     chat.insert("messages".into(), Value::Array(messages));
     let list = fields.list("tools")?.unwrap_or_default();
-    let tools: Outcome<Vec<Value>> =
-        list.into_iter().enumerate().map(|(at, tool)| function(tool, &format!("tools[{at}]"))).collect();
-    chat.insert("tools".into(), Value::Array(tools?));
+    let other = |kind: &str| NOT_OFFERED.iter().copied().find(|name| kind.starts_with(name));
+    let (tools, left_out) = responses::offered(list, &other, &function)?;
+    chat.insert("tools".into(), Value::Array(tools));
     if let Some(mut choice) = fields.object("tool_choice")? {
         let kind = choice.text("type")?;
         let name = choice.text("name")?;
@@ -107,7 +119,7 @@ fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcom
         }
         choice.end()?;
     }
-    Ok(())
+    Ok(left_out)
 }
 
 fn function(tool: Value, place: &str) -> Outcome<Value> {
@@ -135,8 +147,8 @@ fn function(tool: Value, place: &str) -> Outcome<Value> {
 fn said(message: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
     let mut fields = Fields::of(message, place)?;
     let role = fields.text("role")?.unwrap_or_default();
-    if role != "user" && role != "assistant" {
-        return Err(Failure::field(fields.name("role"), "is neither \"user\" nor \"assistant\""));
+    if role != "user" && role != "assistant" && role != "system" {
+        return Err(Failure::field(fields.name("role"), "is none of \"user\", \"assistant\" and \"system\""));
     }
     let place = fields.name("content");
     let content = fields.take("content");
@@ -158,7 +170,7 @@ fn said(message: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
             "tool_result" if role == "user" => messages.push(result(block, &place)?),
             // What another model thought is no part of the text.
             "thinking" | "redacted_thinking" if role == "assistant" => {}
-            _ => text.push(conversation::text(Value::Array(vec![block]), &place)?),
+            _ => text.push(conversation::text_part(block, &place)?),
         }
     }
     if nothing || !text.is_empty() || !calls.is_empty() {

@@ -1,7 +1,7 @@
 //! OpenAI's responses API: its requests become chats, its responses are made of the same events. Nothing is stored, so a
 //! conversation is sent whole each time.
 
-use super::ask::Ask;
+use super::ask::{Ask, EFFORTS, VERBOSITIES};
 use super::choice::{Call, Choice, Reason};
 use super::conversation;
 use super::failure::{Failure, Outcome};
@@ -25,8 +25,12 @@ const MISSING: &[(&str, &str)] = &[
     ("max_tool_calls", "tools are called by whoever asks"),
 ];
 
-/// A request as a chat. Every field is read here or goes on under the name it has there.
-pub fn chat(mut fields: Fields) -> Outcome<Fields> {
+/// Kinds of tools that agents offer with their functions, whether they are to be had or not. The model is told of functions only.
+const NOT_OFFERED: &[&str] =
+    &["web_search", "web_search_preview", "image_generation", "tool_search", "namespace", "custom", "local_shell"];
+
+/// A request as a chat, and the tools that were left out of it. Every field is read here or goes on under the name it has there.
+pub fn chat(mut fields: Fields) -> Outcome<(Fields, Vec<&'static str>)> {
     let mut chat = Map::new();
     for (from, to) in [
         ("model", "model"),
@@ -55,12 +59,12 @@ pub fn chat(mut fields: Fields) -> Outcome<Fields> {
         return Err(Failure::field("truncation", "is neither \"disabled\" nor \"auto\""));
     }
     if let Some(mut reasoning) = fields.object("reasoning")? {
-        reasoning.off(&[("effort", "\"none\"")])?;
-        reasoning.ignore(&["summary", "generate_summary"]);
+        reasoning.wish("effort", EFFORTS)?;
+        reasoning.ignore(&["summary", "generate_summary", "context"]);
         reasoning.end()?;
     }
     if let Some(mut text) = fields.object("text")? {
-        text.off(&[("verbosity", "\"medium\"")])?;
+        text.wish("verbosity", VERBOSITIES)?;
         if let Some(format) = text.object("format")? {
             chat.insert("response_format".into(), response_format(format)?);
         }
@@ -68,9 +72,9 @@ pub fn chat(mut fields: Fields) -> Outcome<Fields> {
     }
     chat.insert("messages".into(), Value::Array(messages(&mut fields)?));
     let list = fields.list("tools")?.unwrap_or_default();
-    let tools: Outcome<Vec<Value>> =
-        list.into_iter().enumerate().map(|(at, tool)| function(tool, &format!("tools[{at}]"))).collect();
-    chat.insert("tools".into(), Value::Array(tools?));
+    let other = |kind: &str| NOT_OFFERED.iter().copied().find(|name| *name == kind);
+    let (tools, left_out) = offered(list, &other, &function)?;
+    chat.insert("tools".into(), Value::Array(tools));
     match fields.take("tool_choice") {
         Some(Value::Object(mut named)) if named.contains_key("name") => {
             let kind = named.remove("type");
@@ -80,7 +84,23 @@ pub fn chat(mut fields: Fields) -> Outcome<Fields> {
         None => {}
     }
     fields.end()?;
-    Ok(Fields::from(chat))
+    Ok((Fields::from(chat), left_out))
+}
+
+/// The functions among some tools, and the kinds of those that are not offered to the model.
+pub fn offered(
+    tools: Vec<Value>,
+    other: &dyn Fn(&str) -> Option<&'static str>,
+    function: &dyn Fn(Value, &str) -> Outcome<Value>,
+) -> Outcome<(Vec<Value>, Vec<&'static str>)> {
+    let (mut functions, mut left_out) = (Vec::new(), Vec::new());
+    for (at, tool) in tools.into_iter().enumerate() {
+        match tool["type"].as_str().and_then(other) {
+            Some(kind) => left_out.push(kind),
+            None => functions.push(function(tool, &format!("tools[{at}]"))?),
+        }
+    }
+    Ok((functions, left_out))
 }
 
 pub fn response_format(mut format: Fields) -> Outcome<Value> {
@@ -148,6 +168,11 @@ fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
         }
         // What a model thought is no part of the text.
         "reasoning" => fields.ignore(&["summary", "content", "encrypted_content"]),
+        "item_reference" => {
+            let problem =
+                "is \"item_reference\", but nothing is stored: send the items themselves (AI SDK: store: false)";
+            return Err(Failure::field(fields.name("type"), problem));
+        }
         _ => {
             let problem = "is none of \"message\", \"function_call\", \"function_call_output\" and \"reasoning\"";
             return Err(Failure::field(fields.name("type"), problem));
@@ -341,6 +366,9 @@ impl Shape {
         let parts = self.choice.end(ended);
         let mut out = Vec::new();
         self.sent(parts, &mut out);
+        if self.items.is_empty() && self.open.is_none() {
+            self.begin(None, &mut out); // an answer of no words is a message too
+        }
         self.finish_item(&mut out);
         let (name, status) = match self.choice.reason() {
             Reason::Length => ("response.incomplete", "incomplete"),

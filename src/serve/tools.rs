@@ -42,6 +42,10 @@ pub fn read(fields: &mut Fields) -> Outcome<Tools> {
         Choice::None => return Ok(Tools::default()),
         Choice::Auto => false,
         Choice::Required => true,
+        Choice::Allowed(names, required) => {
+            functions.retain(|function| names.contains(&function.name));
+            required
+        }
         Choice::Named(at) => {
             let name = functions[at].name.clone();
             functions.retain(|function| function.name == name);
@@ -59,6 +63,8 @@ enum Choice {
     Required,
     /// Which of the functions.
     Named(usize),
+    /// Some of them, and whether one must be called.
+    Allowed(Vec<String>, bool),
 }
 
 fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
@@ -71,6 +77,10 @@ fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
             "required" => Choice::Required,
             _ => return Err(Failure::field("tool_choice", wrong)),
         },
+        Some(Value::Object(mut map)) if map.get("type").is_some_and(|kind| kind == "allowed_tools") => {
+            let nested = map.remove("allowed_tools").filter(Value::is_object);
+            return allowed(Fields::of(nested.unwrap_or(Value::Object(map)), "tool_choice")?, functions);
+        }
         Some(value) => {
             let mut fields = Fields::of(value, "tool_choice")?;
             if fields.text("type")?.as_deref() != Some("function") {
@@ -91,6 +101,30 @@ fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
     match functions.is_empty() {
         true => Err(Failure::field("tool_choice", "asks for a call, and there are no tools")),
         false => Ok(chosen),
+    }
+}
+
+/// `{"mode", "tools"}`: the functions that may be called, and whether one must be.
+fn allowed(mut fields: Fields, functions: &[Function]) -> Outcome<Choice> {
+    let required = match fields.text("mode")?.as_deref() {
+        Some("required") => true,
+        Some("auto") | None => false,
+        Some(_) => return Err(Failure::field(fields.name("mode"), "is neither \"auto\" nor \"required\"")),
+    };
+    fields.ignore(&["type"]);
+    let place = fields.name("tools");
+    let mut names = Vec::new();
+    for tool in fields.list("tools")?.unwrap_or_default() {
+        let name = tool["function"]["name"].as_str().or(tool["name"].as_str()).unwrap_or_default();
+        match functions.iter().any(|function| function.name == name) {
+            true => names.push(name.to_string()),
+            false => return Err(Failure::field(place, "names a function that is not among the tools")),
+        }
+    }
+    fields.end()?;
+    match names.is_empty() {
+        true => Err(Failure::field(place, "is empty: at least one function is needed")),
+        false => Ok(Choice::Allowed(names, required)),
     }
 }
 

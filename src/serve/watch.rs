@@ -47,7 +47,8 @@ pub async fn models(State(house): State<Arc<House>>) -> Outcome<Json<Value>> {
     let served = model_ready(&house)?;
     let names = std::iter::once(&served.id).chain(&served.aliases);
     let data: Vec<Value> = names.map(|name| card(&served, name)).collect();
-    Ok(Json(json!({ "object": "list", "data": data })))
+    let (first, last) = (data.first().map(|card| card["id"].clone()), data.last().map(|card| card["id"].clone()));
+    Ok(Json(json!({ "object": "list", "data": data, "has_more": false, "first_id": first, "last_id": last })))
 }
 
 pub async fn model(State(house): State<Arc<House>>, Path(name): Path<String>) -> Outcome<Json<Value>> {
@@ -65,6 +66,10 @@ fn card(served: &Served, name: &str) -> Value {
         "object": "model",
         "created": served.created,
         "owned_by": "thermocline",
+        // As Anthropic has it; the time stands for an unknown one there.
+        "type": "model",
+        "display_name": name,
+        "created_at": "1970-01-01T00:00:00Z",
         "meta": {
             "n_vocab": config.vocab,
             "n_ctx": served.engine.context(),

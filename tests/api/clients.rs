@@ -19,7 +19,7 @@ fn what_asks_for_nothing_passes_and_what_asks_for_more_does_not() {
             json!({ "chat_template_kwargs": { "x": 1 } }),
         ),
         (json!({ "min_tokens": 0, "skip_special_tokens": true, "stop_token_ids": [] }), json!({ "min_tokens": 4 })),
-        (json!({ "reasoning_effort": "none", "verbosity": "medium" }), json!({ "reasoning_effort": "high" })),
+        (json!({ "reasoning_effort": "high", "verbosity": "low" }), json!({ "reasoning_effort": "a lot" })),
         (json!({ "reasoning_format": "auto", "ignore_eos": false }), json!({ "ignore_eos": true })),
         (json!({ "best_of": 1, "continue_final_message": false }), json!({ "continue_final_message": true })),
         (json!({ "max_tokens": -1, "top_k": -1, "seed": -1 }), json!({ "max_tokens": -2 })),
@@ -71,7 +71,16 @@ fn anthropics_fields_pass() {
         "messages": [{ "role": "user", "content": [{ "type": "text", "text": "What is 7 + 5?", "cache_control": { "type": "ephemeral" } }] }],
     });
     let reply = served.post("/v1/messages?beta=true", &body);
-    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!((reply.status, reply.header("x-tools-left-out")), (200, None), "{reply:?}");
+    // Claude Code speaks as the system in the middle too, and offers Anthropic's search.
+    let more = json!({
+        "messages": [body["messages"][0], { "role": "system", "content": "The date is known." }], "fallbacks": [], "diagnostics": {},
+        "tools": [body["tools"][0], { "type": "web_search_20250305", "name": "web_search", "max_uses": 8 }],
+        "output_config": { "effort": "high", "task_budget": { "total": 5 } }, "thinking": { "type": "adaptive" },
+    });
+    let reply = served.post("/v1/messages", &with(body.clone(), more));
+    assert_eq!((reply.status, reply.header("x-tools-left-out")), (200, Some("web_search")), "{reply:?}");
+    served.wait_for("were left out of what the model is offered: web_search");
     let schema = json!({ "type": "object", "required": ["n"], "additionalProperties": false, "properties": { "n": { "type": "integer" } } });
     for more in [
         json!({ "output_config": { "format": { "type": "json_schema", "schema": schema } } }),
@@ -81,6 +90,83 @@ fn anthropics_fields_pass() {
         let text = reply.json()["content"][0]["text"].as_str().unwrap_or_default().to_string();
         assert!(serde_json::from_str::<Value>(&text).is_ok_and(|value| value["n"].is_number()), "{reply:?}");
     }
+}
+
+/// What Codex sends of itself.
+#[test]
+fn an_agents_own_fields_pass() {
+    let served = serve(&[]);
+    let function =
+        json!({ "type": "function", "name": "exec_command", "strict": false, "parameters": { "type": "object" } });
+    let body = json!({
+        "input": [{ "type": "message", "id": "msg_1", "role": "developer", "content": [{ "type": "input_text", "text": "Be brief." }] },
+            { "type": "message", "id": "msg_2", "role": "user", "content": [{ "type": "input_text", "text": "What is 7 + 5?" }] }],
+        "tools": [function, { "type": "namespace", "name": "agents", "tools": [function] }, { "type": "custom", "name": "apply_patch",
+            "format": { "type": "grammar", "syntax": "lark", "definition": "start: /a/" } }, { "type": "web_search", "external_web_access": false }],
+        "tool_choice": "auto", "parallel_tool_calls": true, "reasoning": { "effort": "medium", "summary": "auto" }, "store": false,
+        "include": ["reasoning.encrypted_content"], "prompt_cache_key": "k", "text": { "verbosity": "low" }, "client_metadata": {},
+        "max_output_tokens": 8,
+    });
+    for stream in [false, true] {
+        let reply = served.post("/v1/responses", &with(body.clone(), json!({ "stream": stream })));
+        assert_eq!(
+            (reply.status, reply.header("x-tools-left-out")),
+            (200, Some("namespace, custom, web_search")),
+            "{reply:?}"
+        );
+    }
+}
+
+/// What Anthropic's packages and agents look for.
+#[test]
+fn refusals_say_what_agents_look_for() {
+    let served = serve(&[]);
+    let body = json!({ "max_tokens": 5, "messages": [{ "role": "user", "content": "Hi" }] });
+    let threads = served.post("/v1/messages", &with(body.clone(), json!({ "thread": { "type": "create" } }))).json();
+    assert_eq!(threads["error"]["details"]["error_code"], "thread_unsupported_request", "{threads}");
+    let long = json!({ "messages": [{ "role": "user", "content": "a b ".repeat(600) }] });
+    let long = served.post("/v1/messages", &with(body, long)).json()["error"]["message"].to_string();
+    assert!(long.contains("prompt is too long: ") && long.contains("exceeds the available context size"), "{long}");
+    let back = json!({ "input": [{ "role": "user", "content": "Hi" }, { "type": "item_reference", "id": "msg_1" }] });
+    let back = served.post("/v1/responses", &back).json()["error"]["message"].to_string();
+    assert!(back.contains("store: false"), "{back}");
+    let models = served.get("/v1/models").json();
+    assert_eq!((&models["first_id"], &models["data"][0]["type"]), (&models["data"][0]["id"], &json!("model")));
+}
+
+/// A line of Claude Code's that differs from conversation to conversation does not keep beginnings apart.
+#[test]
+fn a_billing_line_is_no_part_of_the_prompt() {
+    let served = serve(&[]);
+    let cached = |version: &str| {
+        let line = format!("x-anthropic-billing-header: cc_version={version};");
+        let body = json!({ "max_tokens": 2, "messages": [{ "role": "user", "content": "What is 7 + 5?" }],
+            "system": [{ "type": "text", "text": line }, { "type": "text", "text": "Be brief and kind, and say nothing that is not so." }] });
+        served.post("/v1/messages", &body).json()["usage"]["cache_read_input_tokens"].as_u64()
+    };
+    assert_eq!(cached("1.123"), Some(0));
+    assert!(cached("1.e58").is_some_and(|tokens| tokens > 10));
+}
+
+#[test]
+fn only_allowed_functions_are_called() {
+    let served = serve(&[]);
+    let function = |name: &str| json!({ "type": "function", "function": { "name": name, "parameters": { "type": "object", "properties": {} } } });
+    let choose = |names: &[&str], mode: &str| {
+        let tools: Vec<Value> =
+            names.iter().map(|name| json!({ "type": "function", "function": { "name": name } })).collect();
+        let choice = json!({ "type": "allowed_tools", "allowed_tools": { "mode": mode, "tools": tools } });
+        let more = json!({ "tools": [function("rain"), function("snow")], "tool_choice": choice, "temperature": 1, "seed": 3 });
+        served.post("/v1/chat/completions", &with(ask("Rain?"), more))
+    };
+    for name in ["rain", "snow"] {
+        let reply = choose(&[name], "required").json();
+        let call = &reply["choices"][0]["message"]["tool_calls"][0]["function"];
+        // Nor has it arguments the function does not know.
+        assert_eq!((&call["name"], &call["arguments"]), (&json!(name), &json!("{}")), "{reply}");
+    }
+    assert_eq!(choose(&["hail"], "auto").status, 400);
+    assert_eq!(choose(&[], "required").status, 400);
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn fields_are_refused_by_name() {
         (chat(json!({ "tool_choice": "required" })), "tool_choice"),
         (chat(json!({ "function_call": "auto" })), "function_call"),
         (chat(json!({ "modalities": ["text", "audio"] })), "modalities"),
-        (chat(json!({ "reasoning_effort": "high" })), "reasoning_effort"),
+        (chat(json!({ "reasoning_effort": "a lot" })), "reasoning_effort"),
         (chat(json!({ "prompt": "x" })), "prompt"),
         (chat(json!({ "messages": null })), "messages"),
         (chat(json!({ "messages": [] })), "messages"),

@@ -345,8 +345,9 @@ fn anthropics_api_gives_the_same_answers() {
     for (body, words) in [
         (json!({ "max_tokens": null }), "max_tokens"),
         (json!({ "messages": [] }), "messages"),
-        (json!({ "messages": [{ "role": "system", "content": "x" }] }), "messages[0].role"),
-        (json!({ "messages": [{ "role": "user", "content": [{ "type": "image" }] }] }), "messages[0].content[0]"),
+        (json!({ "messages": [{ "role": "tool", "content": "x" }] }), "messages[0].role"),
+        (json!({ "thread": { "type": "create" } }), "thread"),
+        (json!({ "messages": [{ "role": "user", "content": [{ "type": "image" }] }] }), "messages[0].content[0].type"),
         (json!({ "odd": 1 }), "odd"),
         (json!({ "tool_choice": { "type": "tool" } }), "tool_choice"),
     ] {
@@ -421,10 +422,12 @@ fn the_responses_api_gives_the_same_answers() {
         ("previous_response_id", json!({ "previous_response_id": "resp_1" })),
         ("input", json!({ "input": [] })),
         ("input[0].type", json!({ "input": [{ "type": "image" }] })),
-        ("tools[0].type", json!({ "tools": [{ "type": "web_search" }] })),
+        ("tools[0].type", json!({ "tools": [{ "type": "file_search" }] })),
         ("truncation", json!({ "truncation": "middle" })),
         ("include", json!({ "include": ["message.output_text.logprobs"] })),
-        ("reasoning.effort", json!({ "reasoning": { "effort": "high" } })),
+        ("reasoning.effort", json!({ "reasoning": { "effort": "a lot" } })),
+        ("text.verbosity", json!({ "text": { "verbosity": "a lot" } })),
+        ("tool_choice", json!({ "tools": [{ "type": "web_search" }], "tool_choice": "required" })),
         ("odd", json!({ "odd": 1 })),
     ] {
         let reply = served.post("/v1/responses", &with(sum.clone(), body));
