@@ -40,7 +40,7 @@ impl Look {
             Api::Chat => Look::Openai(Box::new(shape(Way::Chat, engine, head))),
             Api::Completion => Look::Openai(Box::new(shape(Way::Completion, engine, head))),
             Api::Messages => Look::Messages(Box::new(messages::Shape::new(head, ask))),
-            Api::Responses => Look::Responses(Box::new(responses::Shape::new(head, ask))),
+            Api::Responses => Look::Responses(Box::new(responses::Shape::new(engine, head, ask))),
         }
     }
 

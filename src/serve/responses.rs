@@ -3,15 +3,15 @@
 
 use super::ask::{Ask, EFFORTS, VERBOSITIES};
 use super::choice::{Call, Choice, Reason};
-use super::conversation;
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
 use super::look::Sent;
 use super::queue::Ended;
 use super::shape::Head;
 use super::talk::Part;
+use super::{conversation, shape};
 use crate::engine::sampler::Sampling;
-use crate::engine::{Piece, Stats};
+use crate::engine::{Engine, Piece, Stats};
 use serde_json::{Map, Value, json};
 
 const NOT_STORED: &str = "responses are not stored: send the conversation in `input`";
@@ -50,9 +50,22 @@ pub fn chat(mut fields: Fields) -> Outcome<(Fields, Vec<&'static str>)> {
     fields.refuse(MISSING)?;
     fields.ignore(&["store", "metadata", "user", "service_tier", "safety_identifier", "prompt_cache_key"]);
     fields.ignore(&["stream_options", "prompt_cache_retention", "client_metadata"]);
-    // What nobody thought is in every answer already.
-    if fields.list("include")?.unwrap_or_default().iter().any(|what| what != "reasoning.encrypted_content") {
-        return Err(Failure::field("include", "asks for more than \"reasoning.encrypted_content\""));
+    let top = fields.take("top_logprobs");
+    let mut logprobs = top.as_ref().is_some_and(|top| top.as_f64() != Some(0.0));
+    for what in fields.list("include")?.unwrap_or_default() {
+        match what.as_str() {
+            Some("message.output_text.logprobs") => logprobs = true,
+            // What nobody thought or searched for is in every answer already.
+            Some("reasoning.encrypted_content" | "web_search_call.action.sources") => {}
+            _ => {
+                let known = "\"message.output_text.logprobs\" and \"reasoning.encrypted_content\"";
+                return Err(Failure::field("include", format!("asks for more than {known}")));
+            }
+        }
+    }
+    if logprobs {
+        chat.insert("logprobs".into(), json!(true));
+        chat.extend(top.map(|top| ("top_logprobs".into(), top)));
     }
     // Either way a conversation that is too long is a 400: nothing is left out in silence.
     if fields.text("truncation")?.is_some_and(|how| how != "disabled" && how != "auto") {
@@ -217,9 +230,12 @@ pub fn echo(fields: &Fields) -> Value {
 
 /// A response as it is made: a message where there is text, then a call for each function.
 pub struct Shape {
+    engine: Engine,
     id: String,
     head: Head,
     choice: Choice,
+    /// What the model thought of tokens whose text is still to come.
+    logprobs: Vec<Value>,
     /// The number of the next event.
     sequence: usize,
     /// Items that are whole.
@@ -235,10 +251,11 @@ struct Open {
     /// `None`: a message.
     call: Option<usize>,
     text: String,
+    logprobs: Vec<Value>,
 }
 
 impl Shape {
-    pub fn new(head: Head, ask: &Ask) -> Shape {
+    pub fn new(engine: Engine, head: Head, ask: &Ask) -> Shape {
         let id = format!("resp_{}", super::unique());
         let mut echo = ask.echo.clone();
         // What was not said is as the server was started.
@@ -248,7 +265,8 @@ impl Shape {
                 echo[name] = json!(used.to_string().parse::<f64>().ok()); // as it was written, not as it is kept
             }
         }
-        Shape { id, head, choice: Choice::new(ask.calls), sequence: 0, items: Vec::new(), open: None, echo }
+        let choice = Choice::new(ask.calls);
+        Shape { engine, id, head, choice, logprobs: Vec::new(), sequence: 0, items: Vec::new(), open: None, echo }
     }
 
     fn event(&mut self, name: &'static str, data: Value) -> Sent {
@@ -268,6 +286,8 @@ impl Shape {
 
     pub fn piece(&mut self, piece: &Piece) -> Vec<Sent> {
         let parts = self.choice.take(&piece.text);
+        let said = piece.tokens.iter().filter(|token| token.logprobs.is_some());
+        self.logprobs.extend(said.map(|token| shape::logprob(&self.engine, token)));
         let mut out = Vec::new();
         self.sent(parts, &mut out);
         out
@@ -297,13 +317,13 @@ impl Shape {
     fn begin(&mut self, call: Option<usize>, out: &mut Vec<Sent>) {
         self.finish_item(out);
         let id = format!("{}_{}", if call.is_some() { "fc" } else { "msg" }, super::unique());
-        let open = Open { id: id.clone(), call, text: String::new() };
+        let open = Open { id: id.clone(), call, text: String::new(), logprobs: Vec::new() };
         let item = self.item(&open, "in_progress");
         self.open = Some(open);
         let index = self.items.len();
         out.push(self.event("response.output_item.added", json!({ "output_index": index, "item": item })));
         if call.is_none() {
-            let part = json!({ "item_id": id, "output_index": index, "content_index": 0, "part": text_part("") });
+            let part = json!({ "item_id": id, "output_index": index, "content_index": 0, "part": text_part("", &[]) });
             out.push(self.event("response.content_part.added", part));
         }
     }
@@ -311,16 +331,19 @@ impl Shape {
     fn delta(&mut self, name: &'static str, more: &str, out: &mut Vec<Sent>) {
         let Some(open) = &mut self.open else { return };
         open.text.push_str(more);
+        let said = std::mem::take(&mut self.logprobs); // of calls nobody is told
         let mut data = json!({ "item_id": open.id, "output_index": self.items.len(), "delta": more });
         if open.call.is_none() {
             data["content_index"] = json!(0);
-            data["logprobs"] = json!([]);
+            data["logprobs"] = json!(said);
+            open.logprobs.extend(said);
         }
         out.push(self.event(name, data));
     }
 
     fn finish_item(&mut self, out: &mut Vec<Sent>) {
-        let Some(open) = self.open.take() else { return };
+        let Some(mut open) = self.open.take() else { return };
+        open.logprobs.append(&mut self.logprobs); // of tokens without text
         let index = self.items.len();
         let place = json!({ "item_id": open.id, "output_index": index });
         let with = |more: Value| {
@@ -332,9 +355,9 @@ impl Shape {
         };
         match open.call {
             None => {
-                let text = json!({ "content_index": 0, "text": open.text, "logprobs": [] });
+                let text = json!({ "content_index": 0, "text": open.text, "logprobs": open.logprobs });
                 out.push(self.event("response.output_text.done", with(text)));
-                let part = json!({ "content_index": 0, "part": text_part(&open.text) });
+                let part = json!({ "content_index": 0, "part": text_part(&open.text, &open.logprobs) });
                 out.push(self.event("response.content_part.done", with(part)));
             }
             Some(at) => {
@@ -356,7 +379,8 @@ impl Shape {
                 "arguments": open.text,
             }),
             None => {
-                let content = if status == "in_progress" { json!([]) } else { json!([text_part(&open.text)]) };
+                let content =
+                    if status == "in_progress" { json!([]) } else { json!([text_part(&open.text, &open.logprobs)]) };
                 json!({ "id": open.id, "type": "message", "status": status, "role": "assistant", "content": content })
             }
         }
@@ -419,6 +443,6 @@ impl Shape {
     }
 }
 
-fn text_part(text: &str) -> Value {
-    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
+fn text_part(text: &str, logprobs: &[Value]) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": logprobs })
 }

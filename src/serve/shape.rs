@@ -218,28 +218,11 @@ impl Shape {
         }
         match self.way {
             Way::Chat => {
-                let content: Vec<Value> = tokens.iter().map(|token| self.chat_logprob(token)).collect();
+                let content: Vec<Value> = tokens.iter().map(|token| logprob(&self.engine, token)).collect();
                 json!({ "content": content, "refusal": null })
             }
             Way::Completion => self.completion_logprobs(index, tokens),
         }
-    }
-
-    /// A token as text: what is no character by itself shows as U+FFFD, its bytes say what it is.
-    fn token(&self, id: u32) -> (String, &[u8]) {
-        let bytes = self.engine.text().spelling(id);
-        (String::from_utf8_lossy(bytes).into_owned(), bytes)
-    }
-
-    fn chat_logprob(&self, token: &Token) -> Value {
-        let one = |id: u32, logprob: f32| {
-            let (text, bytes) = self.token(id);
-            json!({ "token": text, "logprob": logprob.max(LEAST_LOGPROB), "bytes": bytes })
-        };
-        let Some(said) = &token.logprobs else { return Value::Null };
-        let mut value = one(token.id, said.chosen);
-        value["top_logprobs"] = said.top.iter().map(|(id, logprob)| one(*id, *logprob)).collect();
-        value
     }
 
     fn completion_logprobs(&mut self, index: usize, tokens: &[Token]) -> Value {
@@ -248,16 +231,35 @@ impl Shape {
             let (stream, characters) = &mut self.offsets[index];
             offsets.push(*characters);
             *characters += stream.push(self.engine.text().piece(token.id)).chars().count();
-            texts.push(self.token(token.id).0);
+            texts.push(spelt(&self.engine, token.id).0);
             // Nothing is said of a prompt's first token, which nothing came before.
             let said = token.logprobs.as_ref();
             let log = |logprob: f32| json!(logprob.max(LEAST_LOGPROB));
             chosen.push(said.map_or(Value::Null, |said| log(said.chosen)));
-            let top = |said: &Logprobs| said.top.iter().map(|(id, one)| (self.token(*id).0, log(*one))).collect();
+            let top =
+                |said: &Logprobs| said.top.iter().map(|(id, one)| (spelt(&self.engine, *id).0, log(*one))).collect();
             tops.push(said.map_or(Value::Null, |said| Value::Object(top(said))));
         }
         json!({ "tokens": texts, "token_logprobs": chosen, "top_logprobs": tops, "text_offset": offsets })
     }
+}
+
+/// A token as text: what is no character by itself shows as U+FFFD, its bytes say what it is.
+fn spelt(engine: &Engine, id: u32) -> (String, &[u8]) {
+    let bytes = engine.text().spelling(id);
+    (String::from_utf8_lossy(bytes).into_owned(), bytes)
+}
+
+/// A token of a chat with what the model thought of it; null where nobody asked.
+pub fn logprob(engine: &Engine, token: &Token) -> Value {
+    let one = |id: u32, logprob: f32| {
+        let (text, bytes) = spelt(engine, id);
+        json!({ "token": text, "logprob": logprob.max(LEAST_LOGPROB), "bytes": bytes })
+    };
+    let Some(said) = &token.logprobs else { return Value::Null };
+    let mut value = one(token.id, said.chosen);
+    value["top_logprobs"] = said.top.iter().map(|(id, logprob)| one(*id, *logprob)).collect();
+    value
 }
 
 fn reason(reason: Reason) -> &'static str {

@@ -117,6 +117,28 @@ fn an_agents_own_fields_pass() {
     }
 }
 
+#[test]
+fn responses_hold_probabilities_where_asked() {
+    let served = serve(&[]);
+    let body = json!({ "input": "What is 7 + 5?", "temperature": 0, "include": ["message.output_text.logprobs"], "top_logprobs": 2 });
+    let chat = served.chat(&with(ask("What is 7 + 5?"), json!({ "logprobs": true, "top_logprobs": 2 })));
+    let said = &chat["choices"][0]["logprobs"]["content"];
+    let whole = served.post("/v1/responses", &body).json();
+    assert_eq!(&whole["output"][0]["content"][0]["logprobs"], said);
+    let stream = served.post("/v1/responses", &with(body.clone(), json!({ "stream": true })));
+    let data = stream.body.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<Value> = data.map(|data| serde_json::from_str(data).expect("JSON")).collect();
+    let of = |name: &str| -> Vec<Value> {
+        let lists =
+            events.iter().filter(|event| event["type"] == name).filter_map(|event| event["logprobs"].as_array());
+        lists.flatten().cloned().collect()
+    };
+    let done = of("response.output_text.done");
+    assert_eq!((&json!(done), done.starts_with(&of("response.output_text.delta"))), (said, true));
+    let silent = served.post("/v1/responses", &with(body, json!({ "include": null, "top_logprobs": 0 }))).json();
+    assert_eq!(silent["output"][0]["content"][0]["logprobs"], json!([]));
+}
+
 /// What Anthropic's packages and agents look for.
 #[test]
 fn refusals_say_what_agents_look_for() {
