@@ -97,11 +97,14 @@ fn host_name(host: &str) -> &str {
     }
 }
 
+/// RFC 1035, section 2.3.4.
+const LONGEST_LABEL: usize = 63;
+
 /// Whether a name, or address, means nothing outside of this machine or its network.
 fn is_local(host: &str) -> bool {
     let name = host_name(host).trim_end_matches('.').to_ascii_lowercase();
     let ours = [".localhost", ".local", ".lan", ".internal", ".home.arpa"];
-    let one_label = !name.is_empty() && !name.contains('.');
+    let one_label = (1..=LONGEST_LABEL).contains(&name.len()) && !name.contains('.');
     one_label || ours.iter().any(|end| name.ends_with(end)) || name.parse::<IpAddr>().is_ok()
 }
 
@@ -161,6 +164,7 @@ mod tests {
         for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
             assert!(!is_local(host), "{host}");
         }
+        assert!(!is_local(&"a".repeat(70_000)));
     }
 
     #[test]
