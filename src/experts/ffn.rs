@@ -11,6 +11,7 @@ use crate::host::{Host, Share};
 use kernels::norm::axpy;
 use kernels::{Activations, Columns, Format, Order, Pick, Tiles, add_rows_many, add_tiles, dot_rows};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Tokens, summed over experts, whose intermediate vectors are held at once: enough to fill the cores, small enough to
 /// stay in the outer caches (256 x 768 f32 = 768 KiB).
@@ -88,17 +89,19 @@ pub fn compute(
     let cut = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
     let cuts = (2 * host.pool.width()).div_ceil(groups.len());
     let columns = width.div_ceil(cuts).next_multiple_of(128); // whole chunks of tiles
+    // Made by whichever chunk of an expert comes first: once, and where it is used.
+    let once = || -> Vec<OnceLock<Activations>> { groups.iter().map(|_| OnceLock::new()).collect() };
+    let (inputs, rounded) = (once(), once());
     let hidden = |e: usize, range: Range<usize>, h: &mut Columns<'_>| {
         let tokens = &groups[e].tokens;
-        let own =
-            (tokens.len() < x.t()).then(|| host.timed_within(Share::Experts, Share::Regroup, || x.gather(tokens)));
-        fire(host, &experts[e], own.as_ref().unwrap_or(x), range, h);
+        let gather = || host.timed_within(Share::Experts, Share::Regroup, || x.gather(tokens));
+        let x = if tokens.len() == x.t() { x } else { inputs[e].get_or_init(gather) };
+        fire(host, &experts[e], x, range, h);
     };
     let output = |e: usize, h: &[f32], range: Range<usize>, y: &mut Columns<'_>| {
-        // Each cut rounds anew: less work than handing it out.
         let round = || Activations::new(host.isa, h, groups[e].tokens.len(), neurons);
-        let h = host.timed_within(Share::Experts, Share::Regroup, round);
-        host.timed_within(Share::Experts, Share::Down, || project(host, experts[e].down, &h, range, y));
+        let h = rounded[e].get_or_init(|| host.timed_within(Share::Experts, Share::Regroup, round));
+        host.timed_within(Share::Experts, Share::Down, || project(host, experts[e].down, h, range, y));
     };
     // One core goes through gates in order, which memory gives fast, while another jumps over silent neurons.
     host.timed(Share::Experts, || {

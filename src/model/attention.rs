@@ -198,7 +198,9 @@ impl Attention {
                 (0..out.t()).for_each(|t| asked.finish(partial, t, out.row(t)));
             });
         });
-        own.out.copy_from_slice(&outs.concat());
+        for (out, part) in own.out.chunks_mut(TOKENS * queries).zip(outs) {
+            out.copy_from_slice(&part);
+        }
     }
 
     /// One token, its context split among the cores. Partial results of single blocks are folded in order of position,
