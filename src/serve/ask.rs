@@ -195,7 +195,7 @@ impl Ask {
             false => Vec::new(),
         };
         // What the engine would refuse later is refused before a stream begins, as stops were above.
-        Sampler::new(&sampling, served.engine.text().limit())?;
+        Sampler::new(&sampling, text.limit())?;
         let prompts = prompts.into_iter().map(Arc::from).collect();
         Ok(Ask {
             batch: Batch { prompts, n, sampling, limits, logprobs, arrived },

@@ -25,8 +25,8 @@ pub(super) unsafe fn lanes<V: Vector, B: Unpack, L: Lay<B>>(w: Rows, pick: Pick,
         match x.t() {
             1 => some::<V, B, L, 1>(w, pick, x, out),
             2 => some::<V, B, L, 2>(w, pick, x, out),
-            // Eight sums beside the codes of a row are what 32 registers hold; sets with fewer have ROWS 1.
             3 => some::<V, B, L, 3>(w, pick, x, out),
+            // Eight sums beside the codes of a row are what 32 registers hold; sets with fewer have ROWS 1.
             5..=6 if V::ROWS == 2 => some::<V, B, L, 6>(w, pick, x, out),
             7..=FEW if V::ROWS == 2 => some::<V, B, L, 8>(w, pick, x, out),
             4..=FEW => some::<V, B, L, 4>(w, pick, x, out),
