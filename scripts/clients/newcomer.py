@@ -33,6 +33,12 @@ def stream(address, body, heard):
     connection.close()
 
 
+def ask(address, path, body):
+    connection = http.client.HTTPConnection(address, timeout=120)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    return json.loads(connection.getresponse().read())
+
+
 def words(count):
     return " ".join(random.choice(["sea", "fog", "ship", "light", "rope", "wind", "salt", "sand"]) for _ in range(count))
 
@@ -45,6 +51,7 @@ def main():
     parser.add_argument("--words", type=int, default=150)
     arguments = parser.parse_args()
     address = urllib.parse.urlparse(arguments.address).netloc
+    letter = ask(address, "/tokenize", {"content": "a"})["tokens"][0]
     over, last, gaps = threading.Event(), {}, []
 
     def keep_busy(number):
@@ -57,7 +64,7 @@ def main():
                 last[number] = at
                 return not over.is_set()
 
-            stream(address, {"prompt": words(20), "max_tokens": 2000, "temperature": 1.0}, heard)
+            stream(address, {"prompt": words(20), "max_tokens": 2000, "temperature": 1.0, "ignore_eos": True}, heard)
 
     threads = [threading.Thread(target=keep_busy, args=(n,), daemon=True) for n in range(arguments.streams)]
     for thread in threads:
@@ -76,9 +83,8 @@ def main():
             if "timings" in event:
                 found.update(prompt=event["timings"]["prompt_ms"] / 1e3, tokens=event["timings"]["prompt_n"])
 
-        stream(address, {"prompt": words(arguments.words), "max_tokens": 4}, heard)
-        if "wait" not in found:
-            continue  # its tokens were pieces of characters
+        # One that is a character: of half a character nothing can be shown, and what is waited for is the first token.
+        stream(address, {"prompt": words(arguments.words), "max_tokens": 4, "logit_bias": {letter: 100}}, heard)
         allowed = 2 * step + found["prompt"]
         ratios.append(found["wait"] / allowed)
         print(

@@ -47,7 +47,6 @@ const OFF: &[(&str, &str)] = &[
     ("timings_per_token", "false"),
     ("return_progress", "false"),
     ("return_tokens", "false"),
-    ("ignore_eos", "false"),
     ("typical_p", "1"),
     ("tfs_z", "1"),
     ("top_a", "0"),
@@ -291,6 +290,10 @@ fn sampling(fields: &mut Fields, settings: &Settings, served: &Served) -> Outcom
         }
         (repeat, repetition) => repeat.or(repetition),
     };
+    let mut logit_bias = logit_bias(fields, served)?.unwrap_or_else(|| base.logit_bias.clone());
+    if fields.flag("ignore_eos")?.unwrap_or(false) {
+        logit_bias.extend(served.engine.text().eos().iter().map(|&id| (id, f32::NEG_INFINITY)));
+    }
     Ok(Sampling {
         temperature: number(fields, "temperature", 0.0, 100.0)?.unwrap_or(base.temperature),
         top_k: fields.whole_or("top_k", 0..=usize::MAX, 0)?.unwrap_or(base.top_k),
@@ -301,7 +304,7 @@ fn sampling(fields: &mut Fields, settings: &Settings, served: &Served) -> Outcom
         frequency_penalty: number(fields, "frequency_penalty", -2.0, 2.0)?.unwrap_or(base.frequency_penalty),
         repeat_last_n: fields.whole_or("repeat_last_n", 0..=usize::MAX, usize::MAX)?.unwrap_or(base.repeat_last_n),
         seed: seed(fields)?.or(settings.seed).unwrap_or_else(new_seed),
-        logit_bias: logit_bias(fields, served)?.unwrap_or_else(|| base.logit_bias.clone()),
+        logit_bias,
     })
 }
 

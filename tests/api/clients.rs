@@ -20,7 +20,7 @@ fn what_asks_for_nothing_passes_and_what_asks_for_more_does_not() {
         ),
         (json!({ "min_tokens": 0, "skip_special_tokens": true, "stop_token_ids": [] }), json!({ "min_tokens": 4 })),
         (json!({ "reasoning_effort": "high", "verbosity": "low" }), json!({ "reasoning_effort": "a lot" })),
-        (json!({ "reasoning_format": "auto", "ignore_eos": false }), json!({ "ignore_eos": true })),
+        (json!({ "reasoning_format": "auto", "ignore_eos": false }), json!({ "ignore_eos": "yes" })),
         (json!({ "best_of": 1, "continue_final_message": false }), json!({ "continue_final_message": true })),
         (json!({ "max_tokens": -1, "top_k": -1, "seed": -1 }), json!({ "max_tokens": -2 })),
     ] {
@@ -31,6 +31,10 @@ fn what_asks_for_nothing_passes_and_what_asks_for_more_does_not() {
         let named = refused.json()["error"]["param"].as_str().is_some_and(|param| param.starts_with(field.as_str()));
         assert!(named, "{refused:?}");
     }
+    // Who measures speed wants as many tokens as were asked for.
+    let on = served.chat(&with(ask("What is 7 + 5?"), json!({ "ignore_eos": true, "max_tokens": 60 })));
+    assert_eq!((&on["choices"][0]["finish_reason"], &on["usage"]["completion_tokens"]), (&json!("length"), &json!(60)));
+    assert!(text(&on["choices"][0]).starts_with(&text(&plain["choices"][0])), "{on}");
     // -1 is no seed: not every answer is the same.
     let hot = |seed: i64| {
         let body = json!({ "messages": [{ "role": "user", "content": "Tell me a story." }], "temperature": 2, "seed": seed, "max_tokens": 30 });
