@@ -42,6 +42,7 @@ fn main() {
             bench.decode(isa, &arena);
             bench.tiles(isa, &arena);
             if pages == Pages::Huge {
+                bench.together(isa);
                 bench.rounding(isa);
                 bench.sums(isa, &arena);
                 bench.prefill(isa);
@@ -262,6 +263,38 @@ impl Bench {
         }
     }
 
+    /// Eight vectors, as of so many sequences: a matrix that does not fit the caches, so that arithmetic and memory meet.
+    fn together(&self, isa: Isa) {
+        for format in Format::ALL {
+            for width in [WIDTH, 1536] {
+                let line =
+                    |threads| format!("dot_rows {format} {isa} vectors 8 memory width {width} threads {threads}");
+                let wanted = [1, 2].into_iter().filter(|t| self.wants(&line(*t))).collect::<Vec<_>>();
+                let layout = if Layout::Lanes.holds(format) { Layout::Lanes } else { Layout::File };
+                if wanted.is_empty() {
+                    continue;
+                }
+                let mut arena = Arena::new(self.bytes, Pages::Huge);
+                let (count, row) = arena.rows(format, layout, width, usize::MAX);
+                let w = Rows::new(format, layout, width, &arena.bytes[..count * row]).expect("whole rows");
+                let x = Activations::new(isa, &vectors(8, width, 1.0), 8, width);
+                check(isa, w.slice(0..7), &x.gather(&[0, 1, 3]), Order::Lanes, &[5, 1]);
+                for threads in wanted {
+                    self.say(&line(threads), (count * row) as f64, "GB/s", threads, |thread, threads| {
+                        let each = count / threads;
+                        for from in (thread * each..(thread + 1) * each).step_by(NEURONS) {
+                            let n = NEURONS.min(count - from);
+                            let mut out = vec![0.0; 8 * n];
+                            let columns = &mut Columns::new(&mut out, 8, n);
+                            dot_rows(isa, w.slice(from..from + n), Pick::All, &x, Order::Lanes, columns);
+                            black_box(&out);
+                        }
+                    });
+                }
+            }
+        }
+    }
+
     /// `down` by neuron, one vector, in bytes touched.
     fn tiles(&self, isa: Isa, arena: &Arena) {
         for format in [Format::Q4_0, Format::Q4_1, Format::Q8_0] {
@@ -340,7 +373,7 @@ impl Bench {
     /// Many vectors: an expert's matrices, cached.
     fn prefill(&self, isa: Isa) {
         for format in Format::ALL {
-            for t in [4, 8, 48, 256] {
+            for t in [4, 6, 8, 48, 256] {
                 for (layout, order) in
                     [(Layout::Lanes, Order::Lanes), (Layout::File, Order::Lanes), (Layout::File, Order::Sequence)]
                 {

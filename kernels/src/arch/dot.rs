@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use super::place::{Listed, Successive};
-use super::products::{ManyRuns, add_products};
+use super::products::{ManyRuns, add_products, add_products_each};
 use super::unpack::{Panel, Unpack, UnpackLanes};
 use super::vector::Vector;
 use crate::activations::Group;
@@ -23,13 +23,16 @@ pub(super) unsafe fn lanes<V: Vector, B: Unpack, L: Lay<B>>(w: Rows, pick: Pick,
     // SAFETY: the verb has checked that picked rows exist and that the output has a place for each product.
     unsafe {
         match x.t() {
-            1 => some::<V, B, L, 1>(w, pick, x, out),
-            2 => some::<V, B, L, 2>(w, pick, x, out),
-            3 => some::<V, B, L, 3>(w, pick, x, out),
-            // Eight sums beside the codes of a row are what 32 registers hold; sets with fewer have ROWS 1.
-            5..=6 if V::ROWS == 2 => some::<V, B, L, 6>(w, pick, x, out),
-            7..=FEW if V::ROWS == 2 => some::<V, B, L, 8>(w, pick, x, out),
-            4..=FEW => some::<V, B, L, 4>(w, pick, x, out),
+            1 => some::<V, B, L, 1, 1>(w, pick, x, out),
+            2 => some::<V, B, L, 1, 2>(w, pick, x, out),
+            3 => some::<V, B, L, 1, 3>(w, pick, x, out),
+            // Eight sums beside the codes are what 32 registers hold; sets with fewer have ROWS 1. Two rows share what they
+            // load of the vectors, but are unpacked for every four of them.
+            5..=6 if V::ROWS == 2 && L::CHEAP => some::<V, B, L, 2, 3>(w, pick, x, out),
+            4..=FEW if V::ROWS == 2 && L::CHEAP => some::<V, B, L, 2, 4>(w, pick, x, out),
+            5..=6 if V::ROWS == 2 => some::<V, B, L, 1, 6>(w, pick, x, out),
+            7..=FEW if V::ROWS == 2 => some::<V, B, L, 1, 8>(w, pick, x, out),
+            4..=FEW => some::<V, B, L, 1, 4>(w, pick, x, out),
             _ => super::many::lanes::<V, B, L>(w, pick, x, out),
         }
     }
@@ -38,34 +41,40 @@ pub(super) unsafe fn lanes<V: Vector, B: Unpack, L: Lay<B>>(w: Rows, pick: Pick,
 /// Vectors for which rows are not worth unpacking into memory: what is read from there costs more than unpacking again.
 const FEW: usize = 8;
 
-/// Rows and few vectors, `T` at a time while a row is in the first-level cache.
+/// Rows and few vectors, `R` and `T` at a time while the rows are in the first-level cache.
 #[inline(always)]
-unsafe fn some<V: Vector, B: Unpack, L: Lay<B>, const T: usize>(
+unsafe fn some<V: Vector, B: Unpack, L: Lay<B>, const R: usize, const T: usize>(
     w: Rows,
     pick: Pick,
     x: &Activations,
     out: &mut Columns,
 ) {
     let (count, runs) = (pick.count(w.len()), w.width() / RUN);
-    let rows_ahead = AHEAD.div_ceil(w.row_bytes());
+    let rows_ahead = AHEAD.div_ceil(w.row_bytes()).next_multiple_of(R);
     // SAFETY: as for `lanes`.
     unsafe {
         for j in 0..rows_ahead.min(count) {
             prefetch_row::<V>(&w, pick.row(j));
         }
-        for j in 0..count {
-            let (row, mut ahead) = (w.row_at(pick.row(j)), w.row_at(pick.row((j + rows_ahead).min(count - 1))));
+        for j in (0..count).step_by(R) {
+            // Where fewer than `R` or `T` are left, the last is multiplied several times.
+            let (mut rows, mut ahead) = ([std::ptr::null(); R], [std::ptr::null(); R]);
+            for r in 0..R {
+                rows[r] = w.row_at(pick.row((j + r).min(count - 1)));
+                ahead[r] = w.row_at(pick.row((j + r + rows_ahead).min(count - 1)));
+            }
             for first in (0..x.t()).step_by(T) {
-                // Where fewer than `T` are left, the last is multiplied several times.
                 let mut vectors = [x.groups(first).as_ptr(); T];
                 for t in 1..T {
                     vectors[t] = x.groups((first + t).min(x.t() - 1)).as_ptr();
                 }
-                let totals = products::<V, B, L, T>(row, ahead, runs, vectors);
-                for t in 0..T {
-                    out.at((first + t).min(x.t() - 1)).add(j).write(totals[t]);
+                let totals = products::<V, B, L, R, T>(rows, ahead, runs, vectors);
+                for r in 0..R.min(count - j) {
+                    for t in 0..T {
+                        out.at((first + t).min(x.t() - 1)).add(j + r).write(totals[r][t]);
+                    }
                 }
-                ahead = row; // asked for once
+                ahead = rows; // asked for once
             }
         }
     }
@@ -84,45 +93,56 @@ pub(super) unsafe fn prefetch_row<V: Vector>(w: &Rows, row: usize) {
 #[repr(align(64))]
 pub(super) struct Sums(pub [f32; LANES]);
 
-/// The products of a row and `T` vectors. Meanwhile a later row is asked for, group by group: all at once, the requests
-/// would fill the queue that this row's own loads wait in.
+/// The products of `R` rows and `T` vectors. Meanwhile later rows are asked for, group by group: all at once, the requests
+/// would fill the queue that these rows' own loads wait in.
 #[inline(always)]
-unsafe fn products<V: Vector, B: Unpack, L: Lay<B>, const T: usize>(
-    row: *const u8,
-    ahead: *const u8,
+unsafe fn products<V: Vector, B: Unpack, L: Lay<B>, const R: usize, const T: usize>(
+    rows: [*const u8; R],
+    ahead: [*const u8; R],
     runs: usize,
     x: [*const Group; T],
-) -> [f32; T] {
-    let mut sums = [const { Sums([0.0; LANES]) }; T];
-    // SAFETY: the caller's: the row has `runs` runs, the vectors as many, in groups filled up with zeros.
+) -> [[f32; T]; R] {
+    let mut sums = [const { [const { Sums([0.0; LANES]) }; T] }; R];
+    // SAFETY: the caller's: rows have `runs` runs, the vectors as many, in groups filled up with zeros.
     unsafe {
         for lane in (0..LANES).step_by(V::LANES) {
-            let mut sum = [V::splat_f(0.0); T];
+            let mut sum = [[V::splat_f(0.0); R]; T];
             let mut asked = 0;
             for g in 0..runs / LANES {
                 while lane == 0 && asked < (g + 1) * group_bytes::<B>() {
-                    V::prefetch(ahead.wrapping_add(asked));
+                    for r in 0..R {
+                        V::prefetch(ahead[r].wrapping_add(asked));
+                    }
                     asked += 64;
                 }
-                let panel = L::panel::<V>(row.add(g * group_bytes::<B>()), lane);
+                let mut panels = [L::panel::<V>(rows[0].add(g * group_bytes::<B>()), lane); R];
+                for r in 1..R {
+                    panels[r] = L::panel::<V>(rows[r].add(g * group_bytes::<B>()), lane);
+                }
                 for t in 0..T {
-                    sum[t] = add_products::<V, B>(sum[t], &panel, ManyRuns { group: x[t].add(g), lane });
+                    sum[t] = add_products_each::<V, B, R>(sum[t], &panels, ManyRuns { group: x[t].add(g), lane });
                 }
             }
             let (g, rest) = (runs / LANES, runs % LANES);
             if rest > lane {
-                let panel = L::short_panel::<V>(row.add(g * group_bytes::<B>()), rest, lane);
-                for t in 0..T {
-                    sum[t] = add_products::<V, B>(sum[t], &panel, ManyRuns { group: x[t].add(g), lane });
+                for r in 0..R {
+                    let panel = L::short_panel::<V>(rows[r].add(g * group_bytes::<B>()), rest, lane);
+                    for t in 0..T {
+                        sum[t][r] = add_products::<V, B>(sum[t][r], &panel, ManyRuns { group: x[t].add(g), lane });
+                    }
                 }
             }
-            for t in 0..T {
-                V::store_f(sums[t].0.as_mut_ptr().add(lane), sum[t]);
+            for r in 0..R {
+                for t in 0..T {
+                    V::store_f(sums[r][t].0.as_mut_ptr().add(lane), sum[t][r]);
+                }
             }
         }
-        let mut totals = [0.0; T];
-        for t in 0..T {
-            totals[t] = V::total(sums[t].0.as_ptr());
+        let mut totals = [[0.0; T]; R];
+        for r in 0..R {
+            for t in 0..T {
+                totals[r][t] = V::total(sums[r][t].0.as_ptr());
+            }
         }
         totals
     }
@@ -136,6 +156,9 @@ fn group_bytes<B: Unpack>() -> usize {
 
 /// How the blocks of a row lie.
 pub(super) trait Lay<B: Unpack> {
+    /// Whether unpacking twice costs less than loading vectors twice.
+    const CHEAP: bool;
+
     /// Lanes `lane..` of a whole group.
     unsafe fn panel<V: Vector>(group: *const u8, lane: usize) -> Panel<V>;
     /// Lanes `lane..` of a last group of `n` runs. Lanes past the end have factor zero or repeat the last run: the
@@ -147,6 +170,8 @@ pub(super) trait Lay<B: Unpack> {
 pub(super) struct InFile;
 
 impl<B: Unpack> Lay<B> for InFile {
+    const CHEAP: bool = false;
+
     #[inline(always)]
     unsafe fn panel<V: Vector>(group: *const u8, lane: usize) -> Panel<V> {
         // SAFETY: the caller's: sixteen runs lie there.
@@ -170,6 +195,8 @@ impl<B: Unpack> Lay<B> for InFile {
 pub(super) struct InLanes;
 
 impl<B: UnpackLanes> Lay<B> for InLanes {
+    const CHEAP: bool = true;
+
     #[inline(always)]
     unsafe fn panel<V: Vector>(group: *const u8, lane: usize) -> Panel<V> {
         // SAFETY: the caller's: sixteen runs lie there.

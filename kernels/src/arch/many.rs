@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::dot::{Lay, Sums, unpack_row};
-use super::products::{ManyRuns, add_products};
+use super::products::{ManyRuns, add_products_each};
 use super::unpack::{Panel, Unpack};
 use super::vector::Vector;
 use crate::activations::Group;
@@ -98,22 +98,19 @@ unsafe fn tile<V: Vector, B: Unpack, const R: usize, const T: usize>(
     unsafe {
         for part in 0..parts {
             let lane = part * V::LANES;
-            let mut sum = [[V::splat_f(0.0); T]; R];
+            let mut sum = [[V::splat_f(0.0); R]; T];
             for g in 0..panels_each / parts {
                 let mut panels = [rows[0].add(g * parts + part).read(); R];
                 for r in 1..R {
                     panels[r] = rows[r].add(g * parts + part).read();
                 }
                 for t in 0..T {
-                    let side = ManyRuns { group: x[t].add(g), lane };
-                    for r in 0..R {
-                        sum[r][t] = add_products::<V, B>(sum[r][t], &panels[r], side);
-                    }
+                    sum[t] = add_products_each::<V, B, R>(sum[t], &panels, ManyRuns { group: x[t].add(g), lane });
                 }
             }
             for r in 0..R {
                 for t in 0..T {
-                    V::store_f(sums[r][t].0.as_mut_ptr().add(lane), sum[r][t]);
+                    V::store_f(sums[r][t].0.as_mut_ptr().add(lane), sum[t][r]);
                 }
             }
         }

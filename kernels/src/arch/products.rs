@@ -81,20 +81,48 @@ impl<V: Vector> Side<V> for OneRun {
 /// `sum` and the products of a panel and the activations beside it: the definition of the sums, `LANES` at a time.
 #[inline(always)]
 pub(super) unsafe fn add_products<V: Vector, B: Unpack>(sum: V::F, w: &Panel<V>, x: impl Side<V>) -> V::F {
+    // SAFETY: as below.
+    let [sum] = unsafe { add_products_each::<V, B, 1>([sum], &[*w], x) };
+    sum
+}
+
+/// The same for panels of several rows, which meet the same activations.
+#[inline(always)]
+pub(super) unsafe fn add_products_each<V: Vector, B: Unpack, const R: usize>(
+    mut sums: [V::F; R],
+    w: &[Panel<V>; R],
+    x: impl Side<V>,
+) -> [V::F; R] {
     // SAFETY: the activations exist; the rest is arithmetic.
     unsafe {
-        let low = [x.codes(0), x.codes(1), x.codes(2), x.codes(3)];
-        let high = [x.codes(4), x.codes(5), x.codes(6), x.codes(7)];
-        let (w_low, w_high) = half_codes::<V>(&w.codes);
-        let products = if B::SCALES {
+        let mut products = [V::splat(0); R];
+        if B::SCALES {
             let (first, whole) = (x.first(), x.whole());
-            let first_products = dot4::<V, B>(less::<V, B>(first), w_low, low);
-            let last_products = dot4::<V, B>(less::<V, B>(V::sub(whole, first)), w_high, high);
-            V::add(V::mul(first_products, w.scales[0]), V::mul(last_products, w.scales[1]))
+            let low = [x.codes(0), x.codes(1), x.codes(2), x.codes(3)];
+            for r in 0..R {
+                let first = dot4::<V, B>(less::<V, B>(first), half_codes::<V>(&w[r].codes).0, low);
+                products[r] = V::mul(first, w[r].scales[0]);
+            }
+            let high = [x.codes(4), x.codes(5), x.codes(6), x.codes(7)];
+            for r in 0..R {
+                let last = dot4::<V, B>(less::<V, B>(V::sub(whole, first)), half_codes::<V>(&w[r].codes).1, high);
+                products[r] = V::add(products[r], V::mul(last, w[r].scales[1]));
+            }
         } else {
-            dot4::<V, B>(dot4::<V, B>(less::<V, B>(x.whole()), w_low, low), w_high, high)
-        };
-        add_scaled::<V, B>(sum, w, products, x)
+            let less = less::<V, B>(x.whole());
+            let low = [x.codes(0), x.codes(1), x.codes(2), x.codes(3)];
+            for r in 0..R {
+                products[r] = dot4::<V, B>(less, half_codes::<V>(&w[r].codes).0, low);
+            }
+            let high = [x.codes(4), x.codes(5), x.codes(6), x.codes(7)];
+            for r in 0..R {
+                products[r] = dot4::<V, B>(products[r], half_codes::<V>(&w[r].codes).1, high);
+            }
+        }
+        for r in 0..R {
+            sums[r] = add_scaled::<V, B>(sums[r], &w[r], products[r], x);
+        }
+        sums
     }
 }
 
