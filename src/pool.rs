@@ -198,7 +198,7 @@ impl Pool {
     #[allow(unsafe_code)]
     pub fn grid(
         &self,
-        outs: &mut [Vec<f32>],
+        outs: &mut [impl AsMut<[f32]>],
         stride: usize,
         size: usize,
         job: impl Fn(usize, Range<usize>, &mut Columns<'_>) + Sync,
@@ -217,9 +217,9 @@ impl Pool {
     #[allow(unsafe_code)]
     pub fn grid_then(
         &self,
-        (first, stride, size): (&mut [Vec<f32>], usize, usize),
+        (first, stride, size): (&mut [impl AsMut<[f32]>], usize, usize),
         job: impl Fn(usize, Range<usize>, &mut Columns<'_>) + Sync,
-        (second, second_stride, second_size): (&mut [Vec<f32>], usize, usize),
+        (second, second_stride, second_size): (&mut [impl AsMut<[f32]>], usize, usize),
         then: impl Fn(usize, &[f32], Range<usize>, &mut Columns<'_>) + Sync,
     ) {
         let (first, second) = (Outputs::new(first, stride, size), Outputs::new(second, second_stride, second_size));
@@ -343,10 +343,12 @@ struct Outputs<'a> {
 }
 
 impl<'a> Outputs<'a> {
-    fn new(outs: &'a mut [Vec<f32>], stride: usize, size: usize) -> Outputs<'a> {
-        assert!(outs.iter().all(|o| o.len() % stride == 0), "every output is whole rows of {stride}");
-        let outs = outs.iter_mut().map(|o| (o.len() / stride, Shareable(o.as_mut_ptr()))).collect();
-        Outputs { outs, stride, size, borrow: PhantomData }
+    fn new(outs: &'a mut [impl AsMut<[f32]>], stride: usize, size: usize) -> Outputs<'a> {
+        let out = |out: &'a mut [f32]| {
+            assert!(out.len().is_multiple_of(stride), "every output is whole rows of {stride}");
+            (out.len() / stride, Shareable(out.as_mut_ptr()))
+        };
+        Outputs { outs: outs.iter_mut().map(|o| out(o.as_mut())).collect(), stride, size, borrow: PhantomData }
     }
 
     fn len(&self) -> usize {

@@ -8,6 +8,7 @@ use std::path::Path;
 use thermocline::Error;
 use thermocline::checkpoint::{Checkpoint, Quant, Relay};
 use thermocline::engine::{Engine, Options};
+use thermocline::experts::LayerCounts;
 use thermocline::model::reference::{Reference, Seen};
 use tiny::Tiny;
 
@@ -163,9 +164,16 @@ fn bytes_are_counted_as_they_are_read() {
         let engine = open(&path, &options).unwrap();
         let mut session = engine.session();
         session.feed(&tokens[..30], 0..0, &mut |_, _| {}).unwrap();
-        let before = engine.bytes_touched();
+        let sums = || {
+            let sum = |of: &dyn Fn(&LayerCounts) -> u64| engine.counts().iter().map(of).sum::<u64>() as usize;
+            (sum(&|layer| layer.fired.iter().sum()), sum(&|layer| layer.looked.iter().sum()))
+        };
+        let (before, (fired, looked)) = (engine.bytes_touched(), sums());
         session.feed(&tokens[30..], 0..1, &mut |_, _| {}).unwrap();
         let counted = (engine.bytes_touched() - before) as usize;
+        let fires: usize = layers.iter().map(|seen| firing(seen, tiny.active)).sum();
+        assert!((sums().0 - fired).abs_diff(fires) <= near_zero, "{} fired, {fires} by hand", sums().0 - fired);
+        assert_eq!(sums().1 - looked, tiny.layers * tiny.active * tiny.neurons);
         let expected = by_hand(&tiny, format, &layers, 30, &options);
         let order = if down_by_neuron { "by neuron" } else { "by output" };
         println!("{format} down {order}, {relay:?}: {counted} bytes counted, {expected} by hand");

@@ -12,6 +12,7 @@ use kernels::norm::axpy;
 use kernels::{Activations, Columns, Format, Order, Pick, Tiles, add_rows_many, add_tiles, dot_rows};
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tokens, summed over experts, whose intermediate vectors are held at once: enough to fill the cores, small enough to
 /// stay in the outer caches (256 x 768 f32 = 768 KiB).
@@ -23,8 +24,22 @@ const NEURONS: (usize, usize) = (64, 32);
 /// Above this share of firing neurons all rows are read in order: jumping over so few saves nothing.
 const DENSE: f32 = 0.9;
 
+/// Memory for what experts give, kept from layer to layer of a step: what one core wrote last it need not fetch from another
+/// to fill it with zeros.
+#[derive(Default)]
+pub struct Room {
+    h: Vec<f32>,
+    y: Vec<f32>,
+}
+
 /// `x` `[t, width]` -> sum over each token's experts, `[t, width]`. Errors when an expert cannot be had.
-pub fn mixture(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations) -> Result<Vec<f32>> {
+pub fn mixture(
+    host: &Host,
+    experts: &Step<'_>,
+    groups: &[Group],
+    x: &Activations,
+    room: &mut Room,
+) -> Result<Vec<f32>> {
     let mut out = vec![0f32; x.t() * x.width()];
     let mut rest = groups;
     while !rest.is_empty() {
@@ -34,7 +49,7 @@ pub fn mixture(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activation
             tokens <= WAVE_TOKENS
         };
         let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-        wave(host, experts, now, x, &mut out)?;
+        wave(host, experts, now, x, room, &mut out)?;
         rest = later;
     }
     Ok(out)
@@ -42,9 +57,17 @@ pub fn mixture(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activation
 
 /// One wave: adds these experts' share to `out` `[t, width]`. Those at hand are computed first, the others as they come;
 /// they are added up when all are done, in one order.
-fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out: &mut Vec<f32>) -> Result<()> {
+fn wave(
+    host: &Host,
+    experts: &Step<'_>,
+    groups: &[Group],
+    x: &Activations,
+    Room { h, y }: &mut Room,
+    out: &mut Vec<f32>,
+) -> Result<()> {
+    let width = x.width();
     let ids: Vec<ExpertId> = groups.iter().map(|g| g.id).collect();
-    let mut y: Vec<Vec<f32>> = vec![Vec::new(); groups.len()];
+    let mut y = parts(y, groups.iter().map(|g| g.tokens.len() * width));
     let mut arrivals = host.timed(Share::Wait, || experts.ready(&ids));
     loop {
         let here = host.timed(Share::Wait, || arrivals.take())?;
@@ -52,14 +75,13 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
             break;
         }
         let now: Vec<&Group> = here.places().iter().map(|&place| &groups[place]).collect();
-        for (&place, done) in here.places().iter().zip(compute(host, &here.experts(), &now, x, experts.tally())) {
-            y[place] = done;
-        }
+        let mut theirs: Vec<&mut [f32]> = here.places().iter().map(|&place| std::mem::take(&mut y[place])).collect();
+        outputs(host, &here.experts(), &now, x, experts.tally(), h, &mut theirs);
+        here.places().iter().zip(theirs).for_each(|(&place, theirs)| y[place] = theirs);
         host.timed(Share::Wait, || drop(here)); // others may wait for their slots
     }
 
     // Per output column the experts come in ascending order, whoever computed them.
-    let width = x.width();
     let sum = |range: Range<usize>, out: &mut Columns<'_>| {
         for (group, y) in groups.iter().zip(&y) {
             for ((&token, &weight), y) in group.tokens.iter().zip(&group.weights).zip(y.chunks_exact(width)) {
@@ -74,17 +96,42 @@ fn wave(host: &Host, experts: &Step<'_>, groups: &[Group], x: &Activations, out:
     Ok(())
 }
 
-/// Some experts at hand: for each its outputs, `[its tokens, width]`. Apart from the mixture it serves to measure.
+/// Parts of these lengths, one after the other, of `memory`, which grows where it has to. What they hold is left over.
+fn parts(memory: &mut Vec<f32>, lengths: impl Iterator<Item = usize> + Clone) -> Vec<&mut [f32]> {
+    let total = lengths.clone().sum();
+    if memory.len() < total {
+        memory.resize(total, 0.0);
+    }
+    let mut rest = memory.as_mut_slice();
+    lengths.map(|length| rest.split_off_mut(..length).expect("made long enough above")).collect()
+}
+
+/// Computes some experts at hand and throws away what they give: it serves to measure.
 pub fn compute(
     host: &Host,
     experts: &[Expert<'_>],
     groups: &[&Group],
     x: &Activations,
     tally: &Tally,
-) -> Vec<Vec<f32>> {
+    Room { h, y }: &mut Room,
+) {
+    let mut y = parts(y, groups.iter().map(|g| g.tokens.len() * x.width()));
+    outputs(host, experts, groups, x, tally, h, &mut y);
+    std::hint::black_box(y);
+}
+
+/// What some experts at hand give: fills for each `y` `[its tokens, width]`. `h` is memory to do it in.
+fn outputs(
+    host: &Host,
+    experts: &[Expert<'_>],
+    groups: &[&Group],
+    x: &Activations,
+    tally: &Tally,
+    h: &mut Vec<f32>,
+    y: &mut [&mut [f32]],
+) {
     let (neurons, width) = (experts[0].gate.len(), x.width());
-    let outputs = |each: usize| groups.iter().map(|g| vec![0f32; g.tokens.len() * each]).collect();
-    let (mut h, mut y): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (outputs(neurons), outputs(width));
+    let mut h = parts(h, groups.iter().map(|g| g.tokens.len() * neurons));
     // As few cuts as keep the cores busy: an expert read in long runs comes a tenth faster.
     let cut = host.pool.chunk(neurons * groups.len(), NEURONS.0, NEURONS.1).min(neurons);
     let cuts = (2 * host.pool.width()).div_ceil(groups.len());
@@ -92,23 +139,26 @@ pub fn compute(
     // Made by whichever chunk of an expert comes first: once, and where it is used.
     let once = || -> Vec<OnceLock<Activations>> { groups.iter().map(|_| OnceLock::new()).collect() };
     let (inputs, rounded) = (once(), once());
+    let fired: Vec<AtomicU64> = groups.iter().map(|_| AtomicU64::new(0)).collect();
     let hidden = |e: usize, range: Range<usize>, h: &mut Columns<'_>| {
         let tokens = &groups[e].tokens;
         let gather = || host.timed_within(Share::Experts, Share::Regroup, || x.gather(tokens));
         let x = if tokens.len() == x.t() { x } else { inputs[e].get_or_init(gather) };
         fire(host, &experts[e], x, range, h);
+        let first = h.row(0).iter().filter(|h| **h != 0.0).count();
+        fired[e].fetch_add(first as u64, Ordering::Relaxed);
     };
     let output = |e: usize, h: &[f32], range: Range<usize>, y: &mut Columns<'_>| {
         let round = || Activations::new(host.isa, h, groups[e].tokens.len(), neurons);
         let h = rounded[e].get_or_init(|| host.timed_within(Share::Experts, Share::Regroup, round));
+        (0..y.t()).for_each(|t| y.row(t).fill(0.0));
         host.timed_within(Share::Experts, Share::Down, || project(host, experts[e].down, h, range, y));
     };
     // One core goes through gates in order, which memory gives fast, while another jumps over silent neurons.
     host.timed(Share::Experts, || {
-        host.pool.grid_then((&mut h, neurons, cut), hidden, (&mut y, width, columns), output);
+        host.pool.grid_then((&mut h, neurons, cut), hidden, (y, width, columns), output);
     });
-    host.timed(Share::Regroup, || tally.fired(groups, &h, neurons));
-    y
+    host.timed(Share::Regroup, || tally.fired(groups, &fired, neurons));
 }
 
 /// `h[t][i] = relu(gate_i x_t) * (up_i x_t)` for the neurons in `range`.

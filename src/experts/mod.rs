@@ -19,7 +19,7 @@ pub mod tier;
 pub mod trace;
 
 pub use device::OnDevice;
-pub use ffn::{WAVE_TOKENS, compute, mixture};
+pub use ffn::{Room, WAVE_TOKENS, compute, mixture};
 pub use image::slot_bytes;
 pub use map::{LayerMap, Lies, Map};
 pub use schedule::{GUESSED, PIECE};

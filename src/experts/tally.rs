@@ -5,6 +5,7 @@
 
 use super::Group;
 use crate::config::Config;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Tokens for each one whose pairs of experts are counted.
@@ -121,14 +122,14 @@ impl Tally {
         }
     }
 
-    /// These experts' first tokens left these hidden values, `[tokens, neurons]` each: zero where a neuron was silent.
-    pub fn fired(&self, groups: &[&Group], hidden: &[Vec<f32>], neurons: usize) {
+    /// So many of each expert's `neurons` fired for the first of its tokens.
+    pub fn fired(&self, groups: &[&Group], fired: &[AtomicU64], neurons: usize) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for (group, hidden) in groups.iter().zip(hidden) {
+        for (group, fired) in groups.iter().zip(fired) {
             let counts = &mut state.layers[group.id.layer as usize];
             let index = group.id.index as usize;
             counts.looked[index] += neurons as u64;
-            counts.fired[index] += hidden[..neurons].iter().map(|h| u64::from(*h != 0.0)).sum::<u64>();
+            counts.fired[index] += fired.load(Ordering::Relaxed);
         }
     }
 }
@@ -206,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn firing_neurons_are_those_of_the_first_token() {
+    fn firing_neurons_are_counted_by_expert() {
         let tally = Tally::new(&config(4));
-        let group = Group { id: ExpertId { layer: 1, index: 3 }, tokens: vec![0, 5], weights: vec![1.0; 2] };
-        let mut hidden = vec![0f32; 64];
-        (hidden[3], hidden[7], hidden[40]) = (1.0, -0.5, 2.0);
-        tally.fired(&[&group], &[hidden], 32);
+        let group = |index| Group { id: ExpertId { layer: 1, index }, tokens: vec![0, 5], weights: vec![1.0; 2] };
+        let (groups, fired) = ([&group(1), &group(3)], [AtomicU64::new(7), AtomicU64::new(2)]);
+        (0..2).for_each(|_| tally.fired(&groups, &fired, 32));
         let counts = tally.counts();
-        assert_eq!((counts[1].looked[3], counts[1].fired[3]), (32, 2));
+        assert_eq!((counts[1].looked[3], counts[1].fired[3]), (64, 4));
+        assert_eq!((counts[1].looked[1], counts[1].fired[1], counts[1].looked[0]), (64, 14, 0));
     }
 
     #[test]

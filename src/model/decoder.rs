@@ -124,6 +124,7 @@ impl Model {
         // [t, width], sequence after sequence, and where the layer lies
         let mut x = Vector::new(None, What::Hidden, host.timed(Share::Embed, || self.embed(&tokens))?);
         let mut record = self.trace.as_ref().map(|_| trace::Step::new(tokens.len()));
+        let mut room = experts::Room::default();
         for (layer, block) in self.blocks.iter().enumerate() {
             if interrupt.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
                 return Err(Error::Interrupted);
@@ -145,9 +146,10 @@ impl Model {
             let y = block.attention.forward(host, &h, caches)?;
             x = host.timed(Share::Residual, || x.plus(y))?;
             let h = block.norm_ffn.forward(host, &x)?;
-            let y = mixture::forward(host, &experts, &choice, &h)?;
+            let y = mixture::forward(host, &experts, &choice, &h, &mut room)?;
             x = host.timed(Share::Residual, || x.plus(y))?;
         }
+        drop(room); // what the head gives may be as large
         steps.iter_mut().for_each(|step| step.kv.grow(step.tokens.len()));
         if let (Some(recorder), Some(step)) = (&self.trace, record) {
             recorder.add(&step);

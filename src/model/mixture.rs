@@ -4,13 +4,19 @@ use super::vector::Vector;
 use crate::bridge::tensor;
 use crate::device::What;
 use crate::error::Result;
-use crate::experts::{Choice, Group, Step, mixture};
+use crate::experts::{Choice, Group, Room, Step, mixture};
 use crate::host::{Host, Share};
 use candle_core::Tensor;
 
 /// `h` `[t, width]`, normed -> the weighted sum of each token's experts, `[t, width]`, where `h` lies. What the host's
 /// experts add up to comes first, then the accelerator's, which are begun before.
-pub fn forward(host: &Host, experts: &Step<'_>, choice: &Choice, h: &Vector<'_>) -> Result<Tensor> {
+pub fn forward(
+    host: &Host,
+    experts: &Step<'_>,
+    choice: &Choice,
+    h: &Vector<'_>,
+    room: &mut Room,
+) -> Result<Tensor> {
     let tokens = h.t()?;
     let groups = host.timed(Share::Regroup, || {
         let groups = choice.groups();
@@ -28,7 +34,7 @@ pub fn forward(host: &Host, experts: &Step<'_>, choice: &Choice, h: &Vector<'_>)
         true => None,
         false => {
             let x = h.here(host)?;
-            Some(tensor(mixture(host, experts, &own, x)?, x.width())?)
+            Some(tensor(mixture(host, experts, &own, x, room)?, x.width())?)
         }
     };
     // Each sum goes where `h` lies.
