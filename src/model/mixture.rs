@@ -10,13 +10,7 @@ use candle_core::Tensor;
 
 /// `h` `[t, width]`, normed -> the weighted sum of each token's experts, `[t, width]`, where `h` lies. What the host's
 /// experts add up to comes first, then the accelerator's, which are begun before.
-pub fn forward(
-    host: &Host,
-    experts: &Step<'_>,
-    choice: &Choice,
-    h: &Vector<'_>,
-    room: &mut Room,
-) -> Result<Tensor> {
+pub fn forward(host: &Host, experts: &Step<'_>, choice: &Choice, h: &Vector<'_>, room: &mut Room) -> Result<Tensor> {
     let tokens = h.t()?;
     let groups = host.timed(Share::Regroup, || {
         let groups = choice.groups();
