@@ -40,17 +40,19 @@ pub async fn response(State(house): State<Arc<House>>, request: Request<Body>) -
 /// The body of a request for answers, read, rendered and tokenised.
 pub fn read(settings: &Settings, served: &Served, api: Api, body: &[u8], arrived: Instant) -> Outcome<Ask> {
     let fields = Fields::body(body)?;
-    let mut echo = Value::Null;
+    let (mut echo, mut renamed) = (Value::Null, Vec::new());
     let (way, (fields, left_out)) = match api {
         Api::Chat => (Way::Chat, (fields, Vec::new())),
         Api::Completion => (Way::Completion, (fields, Vec::new())),
         Api::Messages => (Way::Chat, messages::chat(fields)?),
         Api::Responses => {
             echo = responses::echo(&fields);
-            (Way::Chat, responses::chat(fields)?)
+            let (fields, offers) = responses::chat(fields)?;
+            renamed = offers.renamed;
+            (Way::Chat, (fields, offers.left_out))
         }
     };
-    Ok(Ask { echo, left_out, ..Ask::read(settings, served, way, fields, arrived)? })
+    Ok(Ask { echo, left_out, renamed, ..Ask::read(settings, served, way, fields, arrived)? })
 }
 
 async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<Response> {

@@ -2,6 +2,7 @@
 
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
+use super::offers::Renamed;
 use super::queue::Batch;
 use super::talk::Calling;
 use super::{Served, Settings, conversation, form, hold, tools};
@@ -100,6 +101,8 @@ pub struct Ask {
     pub before: Vec<String>,
     /// Tools that agents offer of themselves and nobody here could run: the model was not told of them.
     pub left_out: Vec<&'static str>,
+    /// Those that the model knows by another name.
+    pub renamed: Vec<Renamed>,
 }
 
 /// Which of the two ways to ask.
@@ -204,6 +207,7 @@ impl Ask {
             echo: Value::Null,
             before,
             left_out: Vec::new(),
+            renamed: Vec::new(),
         })
     }
 

@@ -95,9 +95,15 @@ fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcom
     }
     chat.insert("messages".into(), Value::Array(messages));
     let list = fields.list("tools")?.unwrap_or_default();
-    let other = |kind: &str| NOT_OFFERED.iter().copied().find(|name| kind.starts_with(name));
-    let (tools, left_out) = responses::offered(list, &other, &function)?;
-    chat.insert("tools".into(), Value::Array(tools));
+    let (mut functions, mut left_out) = (Vec::new(), Vec::new());
+    for (at, tool) in list.into_iter().enumerate() {
+        let kind = tool["type"].as_str().unwrap_or_default();
+        match NOT_OFFERED.iter().find(|name| kind.starts_with(**name)) {
+            Some(kind) => left_out.push(*kind),
+            None => functions.push(function(tool, &format!("tools[{at}]"))?),
+        }
+    }
+    chat.insert("tools".into(), Value::Array(functions));
     if let Some(mut choice) = fields.object("tool_choice")? {
         let kind = choice.text("type")?;
         let name = choice.text("name")?;

@@ -18,6 +18,7 @@ mod line;
 mod look;
 mod messages;
 mod metrics;
+mod offers;
 mod queue;
 mod responses;
 mod routes;

@@ -6,10 +6,11 @@ use super::choice::{Call, Choice, Reason};
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
 use super::look::Sent;
+use super::offers::{Offers, Renamed};
 use super::queue::Ended;
 use super::shape::Head;
 use super::talk::Part;
-use super::{conversation, shape};
+use super::{conversation, offers, shape};
 use crate::engine::sampler::Sampling;
 use crate::engine::{Engine, Piece, Stats};
 use serde_json::{Map, Value, json};
@@ -25,12 +26,8 @@ const MISSING: &[(&str, &str)] = &[
     ("max_tool_calls", "tools are called by whoever asks"),
 ];
 
-/// Kinds of tools that agents offer with their functions, whether they are to be had or not. The model is told of functions only.
-const NOT_OFFERED: &[&str] =
-    &["web_search", "web_search_preview", "image_generation", "tool_search", "namespace", "custom", "local_shell"];
-
-/// A request as a chat, and the tools that were left out of it. Every field is read here or goes on under the name it has there.
-pub fn chat(mut fields: Fields) -> Outcome<(Fields, Vec<&'static str>)> {
+/// A request as a chat, and what it offers. Every field is read here or goes on under the name it has there.
+pub fn chat(mut fields: Fields) -> Outcome<(Fields, Offers)> {
     let mut chat = Map::new();
     for (from, to) in [
         ("model", "model"),
@@ -84,36 +81,13 @@ pub fn chat(mut fields: Fields) -> Outcome<(Fields, Vec<&'static str>)> {
         text.end()?;
     }
     chat.insert("messages".into(), Value::Array(messages(&mut fields)?));
-    let list = fields.list("tools")?.unwrap_or_default();
-    let other = |kind: &str| NOT_OFFERED.iter().copied().find(|name| *name == kind);
-    let (tools, left_out) = offered(list, &other, &function)?;
-    chat.insert("tools".into(), Value::Array(tools));
-    match fields.take("tool_choice") {
-        Some(Value::Object(mut named)) if named.contains_key("name") => {
-            let kind = named.remove("type");
-            chat.insert("tool_choice".into(), json!({ "type": kind, "function": named }));
-        }
-        Some(choice) => drop(chat.insert("tool_choice".into(), choice)),
-        None => {}
+    let mut offers = offers::read(fields.list("tools")?.unwrap_or_default())?;
+    chat.insert("tools".into(), Value::Array(std::mem::take(&mut offers.functions)));
+    if let Some(choice) = fields.take("tool_choice") {
+        chat.insert("tool_choice".into(), offers::choice(choice));
     }
     fields.end()?;
-    Ok((Fields::from(chat), left_out))
-}
-
-/// The functions among some tools, and the kinds of those that are not offered to the model.
-pub fn offered(
-    tools: Vec<Value>,
-    other: &dyn Fn(&str) -> Option<&'static str>,
-    function: &dyn Fn(Value, &str) -> Outcome<Value>,
-) -> Outcome<(Vec<Value>, Vec<&'static str>)> {
-    let (mut functions, mut left_out) = (Vec::new(), Vec::new());
-    for (at, tool) in tools.into_iter().enumerate() {
-        match tool["type"].as_str().and_then(other) {
-            Some(kind) => left_out.push(kind),
-            None => functions.push(function(tool, &format!("tools[{at}]"))?),
-        }
-    }
-    Ok((functions, left_out))
+    Ok((Fields::from(chat), offers))
 }
 
 pub fn response_format(mut format: Fields) -> Outcome<Value> {
@@ -162,9 +136,13 @@ fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
             let Some(content) = fields.take("content") else { return Err(Failure::field(place, "is missing")) };
             messages.push(json!({ "role": role, "content": conversation::text(content, &place)? }));
         }
-        "function_call" => {
-            let (id, name) = (fields.text("call_id")?, fields.text("name")?);
-            let arguments = fields.text("arguments")?;
+        "function_call" | "custom_tool_call" => {
+            let (id, name, namespace) = (fields.text("call_id")?, fields.text("name")?, fields.text("namespace")?);
+            let name = name.map(|name| offers::shown(namespace.as_deref(), &name));
+            let arguments = match kind.as_str() {
+                "function_call" => fields.text("arguments")?,
+                _ => fields.text("input")?.map(|input| offers::arguments(&input)),
+            };
             let call = json!({ "id": id, "function": { "name": name, "arguments": arguments } });
             // Calls made together are one message of the assistant.
             match messages.last_mut().filter(|last| last["tool_calls"].is_array()) {
@@ -172,7 +150,7 @@ fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
                 None => messages.push(json!({ "role": "assistant", "tool_calls": [call] })),
             }
         }
-        "function_call_output" => {
+        "function_call_output" | "custom_tool_call_output" => {
             let id = fields.text("call_id")?;
             let place = fields.name("output");
             let Some(output) = fields.take("output") else { return Err(Failure::field(place, "is missing")) };
@@ -187,26 +165,12 @@ fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
             return Err(Failure::field(fields.name("type"), problem));
         }
         _ => {
-            let problem = "is none of \"message\", \"function_call\", \"function_call_output\" and \"reasoning\"";
+            let problem =
+                "is none of \"message\", \"reasoning\", \"function_call\", \"custom_tool_call\" and their outputs";
             return Err(Failure::field(fields.name("type"), problem));
         }
     }
     fields.end()
-}
-
-fn function(tool: Value, place: &str) -> Outcome<Value> {
-    let mut fields = Fields::of(tool, place)?;
-    if fields.text("type")?.as_deref() != Some("function") {
-        return Err(Failure::field(fields.name("type"), "is not \"function\": there are no other tools"));
-    }
-    let mut function = Map::new();
-    for name in ["name", "description", "parameters", "strict"] {
-        if let Some(value) = fields.take(name) {
-            function.insert(name.into(), value);
-        }
-    }
-    fields.end()?;
-    Ok(json!({ "type": "function", "function": function }))
 }
 
 /// What a response repeats of its request.
@@ -243,6 +207,8 @@ pub struct Shape {
     open: Option<Open>,
     /// What it repeats of the request.
     echo: Value,
+    /// Tools the model knows by another name.
+    renamed: Vec<Renamed>,
 }
 
 /// The item that is being written, and what of it is in the stream.
@@ -250,6 +216,8 @@ struct Open {
     id: String,
     /// `None`: a message.
     call: Option<usize>,
+    /// Of a tool that takes free text: `text` is JSON that holds it.
+    custom: bool,
     text: String,
     logprobs: Vec<Value>,
 }
@@ -265,8 +233,8 @@ impl Shape {
                 echo[name] = json!(used.to_string().parse::<f64>().ok()); // as it was written, not as it is kept
             }
         }
-        let choice = Choice::new(ask.calls);
-        Shape { engine, id, head, choice, logprobs: Vec::new(), sequence: 0, items: Vec::new(), open: None, echo }
+        let (choice, renamed) = (Choice::new(ask.calls), ask.renamed.clone());
+        Shape { engine, id, head, choice, logprobs: vec![], sequence: 0, items: vec![], open: None, echo, renamed }
     }
 
     fn event(&mut self, name: &'static str, data: Value) -> Sent {
@@ -308,7 +276,10 @@ impl Shape {
                     self.begin(Some(next), out);
                     next += 1;
                 }
-                Part::Arguments(more) => self.delta("response.function_call_arguments.delta", &more, out),
+                Part::Arguments(more) => match self.open.as_mut().filter(|open| open.custom) {
+                    Some(open) => open.text.push_str(&more), // told when it is whole: it is JSON, and the text is not
+                    None => self.delta("response.function_call_arguments.delta", &more, out),
+                },
                 Part::Called => self.finish_item(out),
             }
         }
@@ -316,8 +287,10 @@ impl Shape {
 
     fn begin(&mut self, call: Option<usize>, out: &mut Vec<Sent>) {
         self.finish_item(out);
-        let id = format!("{}_{}", if call.is_some() { "fc" } else { "msg" }, super::unique());
-        let open = Open { id: id.clone(), call, text: String::new(), logprobs: Vec::new() };
+        let custom = call.is_some_and(|at| self.behind(at).is_some_and(|tool| tool.custom));
+        let kind = if custom { "ctc" } else { call.map_or("msg", |_| "fc") };
+        let id = format!("{kind}_{}", super::unique());
+        let open = Open { id: id.clone(), call, custom, text: String::new(), logprobs: Vec::new() };
         let item = self.item(&open, "in_progress");
         self.open = Some(open);
         let index = self.items.len();
@@ -326,6 +299,11 @@ impl Shape {
             let part = json!({ "item_id": id, "output_index": index, "content_index": 0, "part": text_part("", &[]) });
             out.push(self.event("response.content_part.added", part));
         }
+    }
+
+    /// The tool behind a call, where the model knows it by another name.
+    fn behind(&self, call: usize) -> Option<&Renamed> {
+        offers::behind(&self.renamed, &self.choice.calls[call].name)
     }
 
     fn delta(&mut self, name: &'static str, more: &str, out: &mut Vec<Sent>) {
@@ -360,8 +338,15 @@ impl Shape {
                 let part = json!({ "content_index": 0, "part": text_part(&open.text, &open.logprobs) });
                 out.push(self.event("response.content_part.done", with(part)));
             }
+            Some(_) if open.custom => {
+                let input = offers::input(&open.text);
+                let delta = with(json!({ "delta": input }));
+                out.push(self.event("response.custom_tool_call_input.delta", delta));
+                out.push(self.event("response.custom_tool_call_input.done", with(json!({ "input": input }))));
+            }
             Some(at) => {
-                let call = json!({ "name": self.choice.calls[at].name, "arguments": open.text });
+                let name = self.behind(at).map_or(&self.choice.calls[at].name, |tool| &tool.name);
+                let call = json!({ "name": name, "arguments": open.text });
                 out.push(self.event("response.function_call_arguments.done", with(call)));
             }
         }
@@ -373,11 +358,21 @@ impl Shape {
     }
 
     fn item(&self, open: &Open, status: &str) -> Value {
-        match open.call.map(|at| &self.choice.calls[at]) {
-            Some(Call { id, name, .. }) => json!({
-                "id": open.id, "type": "function_call", "status": status, "call_id": id, "name": name,
-                "arguments": open.text,
-            }),
+        match open.call.map(|at| (&self.choice.calls[at], self.behind(at))) {
+            Some((Call { id, name, .. }, behind)) => {
+                let name = behind.map_or(name, |tool| &tool.name);
+                let mut item = json!({ "id": open.id, "status": status, "call_id": id, "name": name });
+                if let Some(namespace) = behind.and_then(|tool| tool.namespace.as_ref()) {
+                    item["namespace"] = json!(namespace);
+                }
+                match open.custom {
+                    true => {
+                        (item["type"], item["input"]) = (json!("custom_tool_call"), json!(offers::input(&open.text)))
+                    }
+                    false => (item["type"], item["arguments"]) = (json!("function_call"), json!(open.text)),
+                }
+                item
+            }
             None => {
                 let content =
                     if status == "in_progress" { json!([]) } else { json!([text_part(&open.text, &open.logprobs)]) };

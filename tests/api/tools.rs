@@ -98,7 +98,7 @@ fn the_marks_of_calls_are_never_seen() {
 }
 
 /// Data of events that end without `[DONE]`, each with its name.
-fn named(reply: &Reply) -> Vec<(String, Value)> {
+pub fn named(reply: &Reply) -> Vec<(String, Value)> {
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/event-stream")), "{reply:?}");
     let event = |text: &str| {
         let (name, data) = text.strip_prefix("event: ")?.split_once("\ndata: ")?;

@@ -1,0 +1,207 @@
+//! Tools of the responses API as functions of a chat, and the way back: those of a namespace under a longer name, and tools that
+//! take free text as functions of one string.
+
+use super::failure::{Failure, Outcome};
+use super::fields::Fields;
+use serde_json::{Map, Value, json};
+
+/// Kinds of tools that agents offer with their functions, whether they are to be had or not: nobody here could run them.
+const NOT_OFFERED: &[&str] = &["web_search", "web_search_preview", "image_generation", "tool_search", "local_shell"];
+
+/// The one argument of a tool that takes free text.
+const INPUT: &str = "input";
+
+/// A tool that the model knows as another than who asks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Renamed {
+    shown: String,
+    pub namespace: Option<String>,
+    pub name: String,
+    /// It takes text, not JSON.
+    pub custom: bool,
+}
+
+/// What a request offers.
+#[derive(Default)]
+pub struct Offers {
+    pub functions: Vec<Value>,
+    pub renamed: Vec<Renamed>,
+    /// Kinds of tools the model is not told of.
+    pub left_out: Vec<&'static str>,
+}
+
+/// The tools of a request.
+pub fn read(tools: Vec<Value>) -> Outcome<Offers> {
+    let mut offers = Offers::default();
+    for (at, tool) in tools.into_iter().enumerate() {
+        offers.add(tool, &format!("tools[{at}]"), None)?;
+    }
+    Ok(offers)
+}
+
+/// The renamed tool behind what the model calls.
+pub fn behind<'a>(renamed: &'a [Renamed], shown: &str) -> Option<&'a Renamed> {
+    renamed.iter().find(|tool| tool.shown == shown)
+}
+
+/// What the model knows a function of a namespace as.
+pub fn shown(namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        None => name.to_string(),
+        Some(space) if space.ends_with("__") => format!("{space}{name}"),
+        Some(space) => format!("{space}__{name}"),
+    }
+}
+
+/// The arguments that stand for a free text, and the text in them: none where they were cut off.
+pub fn arguments(input: &str) -> String {
+    json!({ INPUT: input }).to_string()
+}
+
+pub fn input(arguments: &str) -> String {
+    let parsed: Value = serde_json::from_str(arguments).unwrap_or_default();
+    parsed[INPUT].as_str().unwrap_or_default().to_string()
+}
+
+/// A choice among the tools, by the names the model knows.
+pub fn choice(choice: Value) -> Value {
+    let named = |tool: &Value| tool["name"].as_str().map(|name| shown(tool["namespace"].as_str(), name));
+    if let (Some("function" | "custom"), Some(name)) = (choice["type"].as_str(), named(&choice)) {
+        return json!({ "type": "function", "function": { "name": name } });
+    }
+    let mut choice = choice;
+    for tool in choice.get_mut("tools").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(name) = named(tool) {
+            *tool = json!({ "type": "function", "name": name });
+        }
+    }
+    choice
+}
+
+impl Offers {
+    fn add(&mut self, tool: Value, place: &str, namespace: Option<&str>) -> Outcome<()> {
+        let kind = tool["type"].as_str().unwrap_or_default();
+        if let Some(kind) = NOT_OFFERED.iter().find(|other| **other == kind) {
+            self.left_out.push(kind);
+            return Ok(());
+        }
+        match (kind, namespace) {
+            ("namespace", None) => {
+                let mut fields = Fields::of(tool, place)?;
+                let Some(name) = fields.text("name")? else {
+                    return Err(Failure::field(fields.name("name"), "is missing"));
+                };
+                fields.ignore(&["type", "description"]);
+                let within = fields.name("tools");
+                for (at, tool) in fields.list("tools")?.unwrap_or_default().into_iter().enumerate() {
+                    self.add(tool, &format!("{within}[{at}]"), Some(&name))?;
+                }
+                fields.end()
+            }
+            ("custom", _) => self.text(Fields::of(tool, place)?, namespace),
+            _ => self.function(Fields::of(tool, place)?, namespace),
+        }
+    }
+
+    fn function(&mut self, mut fields: Fields, namespace: Option<&str>) -> Outcome<()> {
+        if fields.text("type")?.as_deref() != Some("function") {
+            return Err(Failure::field(fields.name("type"), "is not \"function\": there are no other tools"));
+        }
+        let mut function = Map::new();
+        for name in ["description", "parameters", "strict"] {
+            if let Some(value) = fields.take(name) {
+                function.insert(name.into(), value);
+            }
+        }
+        let name = fields.text("name")?.unwrap_or_default();
+        fields.ignore(&["defer_loading"]);
+        fields.end()?;
+        self.offer(function, namespace, name, false);
+        Ok(())
+    }
+
+    /// A tool that takes free text. What form that has the model is told; it is held to that of a string.
+    fn text(&mut self, mut fields: Fields, namespace: Option<&str>) -> Outcome<()> {
+        fields.ignore(&["type", "defer_loading"]);
+        let name = fields.text("name")?.unwrap_or_default();
+        let mut description = fields.text("description")?.unwrap_or_default();
+        if let Some(mut format) = fields.object("format")? {
+            match format.text("type")?.as_deref() {
+                Some("text") => {}
+                Some("grammar") => {
+                    let syntax = format.text("syntax")?.unwrap_or_default();
+                    let definition = format.text("definition")?.unwrap_or_default();
+                    description.push_str(&format!("\n\nThe form of `{INPUT}` ({syntax}):\n{definition}"));
+                }
+                _ => return Err(Failure::field(format.name("type"), "is neither \"text\" nor \"grammar\"")),
+            }
+            format.end()?;
+        }
+        fields.end()?;
+        let parameters = json!({
+            "type": "object", "properties": { INPUT: { "type": "string" } }, "required": [INPUT], "additionalProperties": false,
+        });
+        let function = json!({ "description": description, "parameters": parameters });
+        self.offer(function.as_object().cloned().unwrap_or_default(), namespace, name, true);
+        Ok(())
+    }
+
+    fn offer(&mut self, mut function: Map<String, Value>, namespace: Option<&str>, name: String, custom: bool) {
+        let shown = shown(namespace, &name);
+        function.insert("name".into(), shown.clone().into());
+        self.functions.push(json!({ "type": "function", "function": function }));
+        if namespace.is_some() || custom {
+            self.renamed.push(Renamed { shown, namespace: namespace.map(Into::into), name, custom });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tools_are_known_by_another_name_and_found_again() {
+        let function =
+            json!({ "type": "function", "name": "look", "parameters": { "type": "object" }, "strict": true });
+        let custom = json!({ "type": "custom", "name": "patch", "description": "Edits.", "format": { "type": "grammar", "syntax": "lark", "definition": "start: A" } });
+        let offers = read(vec![
+            function.clone(),
+            json!({ "type": "namespace", "name": "mcp__sea__", "description": "The sea.", "tools": [function] }),
+            json!({ "type": "namespace", "name": "land", "tools": [custom] }),
+            json!({ "type": "web_search" }),
+        ])
+        .unwrap_or_else(|e| panic!("{}", e.message()));
+        let names: Vec<&Value> = offers.functions.iter().map(|tool| &tool["function"]["name"]).collect();
+        assert_eq!(names, ["look", "mcp__sea__look", "land__patch"]);
+        assert_eq!(offers.left_out, ["web_search"]);
+        assert!(behind(&offers.renamed, "look").is_none());
+        let sea = behind(&offers.renamed, "mcp__sea__look").expect("renamed");
+        assert_eq!((sea.namespace.as_deref(), sea.name.as_str(), sea.custom), (Some("mcp__sea__"), "look", false));
+        let land = behind(&offers.renamed, "land__patch").expect("renamed");
+        assert_eq!((land.name.as_str(), land.custom), ("patch", true));
+        let told = offers.functions[2]["function"]["description"].as_str().expect("a text");
+        assert!(told.starts_with("Edits.") && told.ends_with("(lark):\nstart: A"), "{told}");
+        assert_eq!((input(&arguments("a \"b\"\n")), input("{\"input\": \"cut")), ("a \"b\"\n".into(), String::new()));
+        for (tool, field) in [
+            (json!({ "type": "custom", "name": "x", "format": { "type": "picture" } }), "tools[0].format.type"),
+            (json!({ "type": "namespace", "tools": [] }), "tools[0].name"),
+            (json!({ "type": "namespace", "name": "x", "tools": [{ "type": "namespace" }] }), "tools[0].tools[0].type"),
+            (json!({ "type": "mcp" }), "tools[0].type"),
+        ] {
+            let refused = read(vec![tool]).err().expect("refused");
+            assert!(refused.message().starts_with(field), "{}", refused.message());
+        }
+    }
+
+    #[test]
+    fn choices_name_what_the_model_knows() {
+        let named = choice(json!({ "type": "custom", "name": "patch" }));
+        assert_eq!(named, json!({ "type": "function", "function": { "name": "patch" } }));
+        let some = choice(json!({ "type": "allowed_tools", "mode": "auto", "tools": [
+            { "type": "function", "namespace": "sea", "name": "look" }, { "type": "custom", "name": "patch" }] }));
+        let names: Vec<&Value> = some["tools"].as_array().expect("a list").iter().map(|tool| &tool["name"]).collect();
+        assert_eq!((names, some["mode"].as_str()), (vec![&json!("sea__look"), &json!("patch")], Some("auto")));
+        assert_eq!(choice(json!("required")), json!("required"));
+    }
+}
