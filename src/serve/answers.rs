@@ -9,10 +9,9 @@ use super::shape::Head;
 use super::stream::Flow;
 use super::words::{body, discard, model_ready};
 use super::{House, MOST_BODY, Served, Settings, messages, responses};
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, Request};
+use axum::http::{HeaderName, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use std::sync::Arc;
@@ -99,13 +98,13 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
         return Ok(told(Flow::new(caller, look, ask.batch.n, deadline, timeout).into_response()));
     }
     match tokio::time::timeout_at(deadline, whole(caller, look, ask.batch.n)).await {
-        Ok(outcome) => outcome.map(|value| told(Json(value).into_response())),
+        Ok(outcome) => outcome.map(|json| told(([(header::CONTENT_TYPE, "application/json")], json).into_response())),
         Err(_) => Err(Failure::timeout(timeout.as_secs())),
     }
 }
 
-/// Waits for every choice.
-async fn whole(mut caller: Caller, mut look: Look, n: usize) -> Outcome<Value> {
+/// Waits for every choice: JSON, which may be long enough that others would wait for it to be written.
+async fn whole(mut caller: Caller, mut look: Look, n: usize) -> Outcome<String> {
     while !caller.is_done() {
         match caller.next().await {
             Some((choice, Event::Piece(piece))) => look.keep(choice, piece),
@@ -114,5 +113,6 @@ async fn whole(mut caller: Caller, mut look: Look, n: usize) -> Outcome<Value> {
             None => return Err(Failure::unavailable("the server is ending")),
         }
     }
-    Ok(look.whole(n))
+    let written = tokio::task::spawn_blocking(move || look.whole(n).to_string());
+    written.await.map_err(|_| Failure::internal("the answer could not be written"))
 }

@@ -18,6 +18,8 @@ use std::time::Instant;
 const MOST_CHOICES: usize = 16;
 const MOST_PROMPTS: usize = 64;
 const MOST_LOGPROBS: usize = 20;
+/// Probabilities of prompts that one request may ask for: a few hundred bytes of JSON each.
+const MOST_JUDGED: usize = 1 << 19;
 /// OpenAI's default for plain completions.
 const COMPLETION_TOKENS: usize = 16;
 
@@ -145,7 +147,11 @@ impl Ask {
         Stops::new(&stop)?;
         let logprobs = logprobs(&mut fields, way)?;
         let guesses = fields.whole("speculative.n_max", 0..=usize::MAX)?;
-        let sampling = sampling(&mut fields, settings, served)?;
+        let on = fields.flag("ignore_eos")?.unwrap_or(false);
+        let mut sampling = sampling(&mut fields, settings, served)?;
+        if on {
+            sampling.logit_bias.extend(served.engine.text().eos().iter().map(|&id| (id, f32::NEG_INFINITY)));
+        }
         let mut calls = Calling::No;
         let mut grammar = None;
         let mut repeat = false;
@@ -184,11 +190,23 @@ impl Ask {
         if let Some(asked) = asked {
             grammar = Some(form::compile(&asked, served)?);
         }
+        if on && grammar.is_some() {
+            return Err(Failure::field(
+                "ignore_eos",
+                "makes no sense with a form or with tools: where they end, all ends",
+            ));
+        }
         let context = served.engine.context();
         if let Some(long) = prompts.iter().find(|prompt| prompt.len() > context) {
             return Err(Failure::too_long(long.len(), context));
         }
         let judge_prompt = repeat && logprobs.is_some();
+        let judged = prompts.iter().map(Vec::len).sum::<usize>() * n * (1 + logprobs.unwrap_or(0));
+        if judge_prompt && judged > MOST_JUDGED {
+            let problem =
+                format!("asks for {judged} probabilities of prompts; at most {MOST_JUDGED} are given at a time");
+            return Err(Failure::field("logprobs", problem));
+        }
         let limits = Limits { max_tokens, stop, grammar, guesses, judge_prompt, interrupt: None };
         let text = served.engine.text();
         let led = |prompt: &[u32]| usize::from(text.leading().is_some_and(|id| prompt.first() == Some(&id)));
@@ -294,10 +312,6 @@ fn sampling(fields: &mut Fields, settings: &Settings, served: &Served) -> Outcom
         }
         (repeat, repetition) => repeat.or(repetition),
     };
-    let mut logit_bias = logit_bias(fields, served)?.unwrap_or_else(|| base.logit_bias.clone());
-    if fields.flag("ignore_eos")?.unwrap_or(false) {
-        logit_bias.extend(served.engine.text().eos().iter().map(|&id| (id, f32::NEG_INFINITY)));
-    }
     Ok(Sampling {
         temperature: number(fields, "temperature", 0.0, 100.0)?.unwrap_or(base.temperature),
         top_k: fields.whole_or("top_k", 0..=usize::MAX, 0)?.unwrap_or(base.top_k),
@@ -308,7 +322,7 @@ fn sampling(fields: &mut Fields, settings: &Settings, served: &Served) -> Outcom
         frequency_penalty: number(fields, "frequency_penalty", -2.0, 2.0)?.unwrap_or(base.frequency_penalty),
         repeat_last_n: fields.whole_or("repeat_last_n", 0..=usize::MAX, usize::MAX)?.unwrap_or(base.repeat_last_n),
         seed: seed(fields)?.or(settings.seed).unwrap_or_else(new_seed),
-        logit_bias,
+        logit_bias: logit_bias(fields, served)?.unwrap_or_else(|| base.logit_bias.clone()),
     })
 }
 

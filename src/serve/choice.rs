@@ -16,6 +16,8 @@ pub struct Choice {
     talk: Talk,
     pub text: String,
     pub calls: Vec<Call>,
+    /// The last call is not whole.
+    begun: bool,
     /// Kept where the whole response is asked for.
     pub tokens: Vec<Token>,
     pub ended: Option<Ended>,
@@ -34,7 +36,8 @@ pub enum Reason {
 impl Choice {
     /// `calls`: where the answer may hold calls of functions.
     pub fn new(calls: Calling) -> Choice {
-        Choice { talk: Talk::new(calls), text: String::new(), calls: Vec::new(), tokens: Vec::new(), ended: None }
+        let talk = Talk::new(calls);
+        Choice { talk, text: String::new(), calls: Vec::new(), begun: false, tokens: Vec::new(), ended: None }
     }
 
     /// Takes the next text in, and gives what is certain now.
@@ -60,19 +63,22 @@ impl Choice {
                 Part::Call(name) => {
                     let id = format!("call_{}", super::unique());
                     self.calls.push(Call { id, name: name.clone(), arguments: String::new() });
+                    self.begun = true;
                 }
                 Part::Arguments(more) => {
                     if let Some(call) = self.calls.last_mut() {
                         call.arguments.push_str(more);
                     }
                 }
-                Part::Called => {}
+                Part::Called => self.begun = false,
             }
         }
     }
 
     pub fn reason(&self) -> Reason {
         match &self.ended {
+            // A stop text in the middle of a call: nobody should carry that out.
+            _ if self.begun => Reason::Length,
             Some(Ended { finish: Finish::Stop, stop: Some(at), .. }) if self.calls.is_empty() => Reason::Stop(*at),
             Some(Ended { finish: Finish::Eos | Finish::Stop | Finish::Complete, .. }) => match self.calls.is_empty() {
                 true => Reason::End,
@@ -84,5 +90,24 @@ impl Choice {
 
     pub fn stats(&self) -> Stats {
         self.ended.map(|ended| ended.stats).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_a_stop_text_cut_is_not_to_be_carried_out() {
+        let ended = |finish| Ended { finish, stats: Stats::default(), stop: Some(0) };
+        let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n";
+        for (text, reason) in
+            [(&call[..call.len() - 20], Reason::Length), (call, Reason::Calls), ("so", Reason::Stop(0))]
+        {
+            let mut choice = Choice::new(Calling::Anywhere);
+            choice.take(text);
+            choice.end(ended(Finish::Stop));
+            assert_eq!(choice.reason(), reason, "{text}");
+        }
     }
 }

@@ -43,7 +43,7 @@ pub async fn door(
     if let Some(allowed) = allowed {
         response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
-        let exposed = HeaderValue::from_static("retry-after, x-request-id");
+        let exposed = HeaderValue::from_static("retry-after, x-request-id, x-should-retry, x-tools-left-out");
         response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     let id = format!("req_{}", super::unique());

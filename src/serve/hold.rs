@@ -3,12 +3,14 @@
 
 use super::failure::{Failure, Outcome};
 use super::{Served, form};
-use crate::engine::grammar::calls::Calls;
+use crate::engine::grammar::calls::{Calls, Function};
 use crate::engine::grammar::{Form, Grammar};
 use serde_json::{Map, Value, json};
 
 /// Functions that are looked at one by one: each may take as long to compile as all of them together.
 const FEW: usize = 4;
+/// The same of those without what makes compiling slow.
+const SOME: usize = 64;
 
 /// `strict` names functions whose schemas have to be kept to the letter.
 ///
@@ -24,7 +26,9 @@ pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Gr
     if let Some(schema) = &calls.otherwise {
         form::compile(&(Form::Schema(schema.clone()), "response_format".into()), served)?;
     }
-    let (kept, mut loose): (Vec<_>, Vec<_>) = calls.functions.iter_mut().partition(|f| strict.contains(&f.name));
+    let (mut kept, mut loose): (Vec<_>, Vec<_>) = calls.functions.iter_mut().partition(|f| strict.contains(&f.name));
+    // First those that may be at fault by the look of them.
+    kept.sort_by_key(|f| without(&without(&f.parameters, STRUCTURE), TEXTS) == f.parameters);
     for function in kept.iter().take(FEW) {
         if let Err(why) = alone(&function.schema()) {
             let problem = format!("holds {:?} with \"strict\": true: {}", function.name, why.message());
@@ -37,12 +41,16 @@ pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Gr
     if let Ok(grammar) = whole(&calls) {
         return Ok(grammar);
     }
-    let loose = calls.functions.iter_mut().filter(|f| !strict.contains(&f.name));
-    let texts: Vec<_> = loose.filter(|f| without(&f.parameters, TEXTS) != f.parameters).collect();
-    let few = texts.len() <= FEW;
-    for function in texts {
-        if !few || alone(&function.schema()).is_err() {
-            function.parameters = without(&function.parameters, TEXTS);
+    let has_texts = |f: &Function| without(&f.parameters, TEXTS) != f.parameters;
+    let mut loose: Vec<_> = calls.functions.iter_mut().filter(|f| !strict.contains(&f.name)).collect();
+    let few = loose.iter().filter(|f| has_texts(f)).count() <= FEW;
+    for (at, function) in loose.iter_mut().enumerate() {
+        if few && has_texts(function) && alone(&function.schema()).is_ok() {
+            continue;
+        }
+        function.parameters = without(&function.parameters, TEXTS);
+        if at >= SOME || alone(&function.schema()).is_err() {
+            function.parameters = any();
         }
     }
     if let Ok(grammar) = whole(&calls) {
@@ -57,34 +65,41 @@ pub fn calls(mut calls: Calls, strict: &[String], served: &Served) -> Outcome<Gr
 /// A schema whose objects have no properties but those it names, where it says nothing of others: what a function does not know
 /// it cannot be called with. As it is where parts are laid over each other, for each would shut out the others' properties.
 fn closed(schema: &Value) -> Value {
-    let laid_over = schema.to_string().contains("\"allOf\":");
-    if laid_over { schema.clone() } else { closed_within(schema) }
+    if lays_over(schema) { schema.clone() } else { closed_within(schema) }
+}
+
+/// Whether an object's properties may be said in more than one place.
+fn lays_over(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => {
+            let beside = ["$ref", "anyOf", "oneOf"].iter().any(|word| map.contains_key(*word));
+            map.contains_key("allOf") || map.contains_key("properties") && beside || map.values().any(lays_over)
+        }
+        Value::Array(all) => all.iter().any(lays_over),
+        _ => false,
+    }
 }
 
 fn closed_within(schema: &Value) -> Value {
     let Value::Object(map) = schema else { return schema.clone() };
-    let named = map.get("properties").is_some_and(Value::is_object);
+    let properties = map.get("properties").and_then(Value::as_object);
+    let required = map.get("required").and_then(Value::as_array).into_iter().flatten();
+    let named = properties.is_some_and(|all| {
+        required.filter_map(Value::as_str).all(|name| all.contains_key(name)) // others must be had from somewhere
+    });
     let each = |all: &Map<String, Value>| all.iter().map(|(name, one)| (name.clone(), closed_within(one))).collect();
     let inner = |(key, value): (&String, &Value)| {
         let inside = match (key.as_str(), value) {
             ("properties" | "$defs" | "definitions", Value::Object(all)) => Value::Object(each(all)),
             ("items", one @ Value::Object(_)) => closed_within(one),
             ("prefixItems", Value::Array(all)) => all.iter().map(closed_within).collect(),
-            ("anyOf" | "oneOf", Value::Array(all)) if !named => all.iter().map(closed_within).collect(),
+            ("anyOf" | "oneOf", Value::Array(all)) => all.iter().map(closed_within).collect(),
             _ => value.clone(),
         };
         (key.clone(), inside)
     };
     let mut closed: Map<String, Value> = map.iter().map(inner).collect();
-    let says = [
-        "additionalProperties",
-        "patternProperties",
-        "unevaluatedProperties",
-        "minProperties",
-        "anyOf",
-        "oneOf",
-        "$ref",
-    ];
+    let says = ["additionalProperties", "patternProperties", "unevaluatedProperties", "minProperties"];
     if named && !says.iter().any(|word| map.contains_key(*word)) {
         closed.insert("additionalProperties".into(), false.into());
     }
@@ -156,6 +171,8 @@ mod tests {
             json!({ "allOf": [point, { "properties": { "y": {} } }] }),
             json!({ "properties": { "x": {} }, "anyOf": [point] }),
             json!({ "properties": { "x": {} }, "patternProperties": { "^x-": {} } }),
+            json!({ "properties": { "x": {} }, "required": ["x", "y"] }),
+            json!({ "$defs": { "base": point }, "$ref": "#/$defs/base", "properties": { "z": {} } }),
         ] {
             assert_eq!(closed(&open), open);
         }

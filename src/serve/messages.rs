@@ -81,8 +81,11 @@ fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcom
     let mut messages = Vec::new();
     if let Some(mut system) = fields.take("system") {
         // Claude Code begins with a line for Anthropic's accounts, other for each conversation, that would keep beginnings apart.
-        if let Some(blocks) = system.as_array_mut() {
-            blocks.retain(|block| !block["text"].as_str().is_some_and(|text| text.starts_with(BILLING)));
+        for block in system.as_array_mut().into_iter().flatten() {
+            let line = block["text"].as_str().filter(|text| text.starts_with(BILLING));
+            if let Some(rest) = line.map(|text| text.split_once('\n').map_or("", |(_, rest)| rest).to_string()) {
+                block["text"] = rest.into();
+            }
         }
         messages.push(json!({ "role": "system", "content": conversation::text(system, "system")? }));
     }
@@ -99,6 +102,7 @@ fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcom
     for (at, tool) in list.into_iter().enumerate() {
         let kind = tool["type"].as_str().unwrap_or_default();
         match NOT_OFFERED.iter().find(|name| kind.starts_with(**name)) {
+            Some(kind) if left_out.contains(kind) => {}
             Some(kind) => left_out.push(*kind),
             None => functions.push(function(tool, &format!("tools[{at}]"))?),
         }
@@ -134,9 +138,8 @@ fn function(tool: Value, place: &str) -> Outcome<Value> {
         return Err(Failure::field(fields.name("type"), "is not \"custom\": there are no other tools"));
     }
     let mut function = Map::new();
-    for (from, to) in
-        [("name", "name"), ("description", "description"), ("input_schema", "parameters"), ("strict", "strict")]
-    {
+    function.insert("name".into(), tools::name(&mut fields)?.into());
+    for (from, to) in [("description", "description"), ("input_schema", "parameters"), ("strict", "strict")] {
         if let Some(value) = fields.take(from) {
             function.insert(to.into(), value);
         }

@@ -3,6 +3,7 @@
 
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
+use super::tools::{self, LONGEST_NAME, MOST_TOOLS};
 use serde_json::{Map, Value, json};
 
 /// Kinds of tools that agents offer with their functions, whether they are to be had or not: nobody here could run them.
@@ -19,6 +20,12 @@ pub struct Renamed {
     pub name: String,
     /// It takes text, not JSON.
     pub custom: bool,
+}
+
+impl Renamed {
+    fn new(namespace: Option<&str>, name: String, custom: bool) -> Renamed {
+        Renamed { shown: shown(namespace, &name), namespace: namespace.map(Into::into), name, custom }
+    }
 }
 
 /// What a request offers.
@@ -82,15 +89,15 @@ impl Offers {
     fn add(&mut self, tool: Value, place: &str, namespace: Option<&str>) -> Outcome<()> {
         let kind = tool["type"].as_str().unwrap_or_default();
         if let Some(kind) = NOT_OFFERED.iter().find(|other| **other == kind) {
-            self.left_out.push(kind);
+            if !self.left_out.contains(kind) {
+                self.left_out.push(kind);
+            }
             return Ok(());
         }
         match (kind, namespace) {
             ("namespace", None) => {
                 let mut fields = Fields::of(tool, place)?;
-                let Some(name) = fields.text("name")? else {
-                    return Err(Failure::field(fields.name("name"), "is missing"));
-                };
+                let name = tools::name(&mut fields)?;
                 fields.ignore(&["type", "description"]);
                 let within = fields.name("tools");
                 for (at, tool) in fields.list("tools")?.unwrap_or_default().into_iter().enumerate() {
@@ -113,17 +120,16 @@ impl Offers {
                 function.insert(name.into(), value);
             }
         }
-        let name = fields.text("name")?.unwrap_or_default();
+        let (place, name) = (fields.name("name"), tools::name(&mut fields)?);
         fields.ignore(&["defer_loading"]);
         fields.end()?;
-        self.offer(function, namespace, name, false);
-        Ok(())
+        self.offer(Renamed::new(namespace, name, false), function, &place)
     }
 
     /// A tool that takes free text. What form that has the model is told; it is held to that of a string.
     fn text(&mut self, mut fields: Fields, namespace: Option<&str>) -> Outcome<()> {
         fields.ignore(&["type", "defer_loading"]);
-        let name = fields.text("name")?.unwrap_or_default();
+        let (place, name) = (fields.name("name"), tools::name(&mut fields)?);
         let mut description = fields.text("description")?.unwrap_or_default();
         if let Some(mut format) = fields.object("format")? {
             match format.text("type")?.as_deref() {
@@ -141,18 +147,28 @@ impl Offers {
         let parameters = json!({
             "type": "object", "properties": { INPUT: { "type": "string" } }, "required": [INPUT], "additionalProperties": false,
         });
-        let function = json!({ "description": description, "parameters": parameters });
-        self.offer(function.as_object().cloned().unwrap_or_default(), namespace, name, true);
-        Ok(())
+        // Strict, for a text that could not be found in its arguments would be lost.
+        let function = [("description", json!(description)), ("parameters", parameters), ("strict", json!(true))];
+        let function = function.map(|(key, value)| (key.to_string(), value)).into_iter().collect();
+        self.offer(Renamed::new(namespace, name, true), function, &place)
     }
 
-    fn offer(&mut self, mut function: Map<String, Value>, namespace: Option<&str>, name: String, custom: bool) {
-        let shown = shown(namespace, &name);
-        function.insert("name".into(), shown.clone().into());
-        self.functions.push(json!({ "type": "function", "function": function }));
-        if namespace.is_some() || custom {
-            self.renamed.push(Renamed { shown, namespace: namespace.map(Into::into), name, custom });
+    /// `place` is that of the name.
+    fn offer(&mut self, tool: Renamed, mut function: Map<String, Value>, place: &str) -> Outcome<()> {
+        if self.functions.len() == MOST_TOOLS {
+            return Err(Failure::field("tools", format!("has more than {MOST_TOOLS} functions")));
         }
+        if tool.shown.len() > LONGEST_NAME {
+            let length = tool.shown.len();
+            let problem = format!("makes {length} letters with its namespace, expected at most {LONGEST_NAME}");
+            return Err(Failure::field(place, problem));
+        }
+        function.insert("name".into(), tool.shown.clone().into());
+        self.functions.push(json!({ "type": "function", "function": function }));
+        if tool.namespace.is_some() || tool.custom {
+            self.renamed.push(tool);
+        }
+        Ok(())
     }
 }
 
@@ -188,10 +204,21 @@ mod tests {
             (json!({ "type": "namespace", "tools": [] }), "tools[0].name"),
             (json!({ "type": "namespace", "name": "x", "tools": [{ "type": "namespace" }] }), "tools[0].tools[0].type"),
             (json!({ "type": "mcp" }), "tools[0].type"),
+            (
+                json!({ "type": "namespace", "name": "sea", "tools": [{ "type": "function" }] }),
+                "tools[0].tools[0].name",
+            ),
+            (json!({ "type": "custom", "name": "a b" }), "tools[0].name"),
         ] {
             let refused = read(vec![tool]).err().expect("refused");
             assert!(refused.message().starts_with(field), "{}", refused.message());
         }
+        let long = json!({ "type": "namespace", "name": "x".repeat(120), "tools": [{ "type": "custom", "name": "long_name" }] });
+        assert!(
+            read(vec![long]).err().expect("refused").message().starts_with("tools[0].tools[0].name makes 131 letters")
+        );
+        let twice = read(vec![json!({ "type": "web_search" }); 3]).unwrap_or_else(|e| panic!("{}", e.message()));
+        assert_eq!(twice.left_out, ["web_search"]);
     }
 
     #[test]

@@ -286,6 +286,9 @@ impl Shape {
     }
 
     fn begin(&mut self, call: Option<usize>, out: &mut Vec<Sent>) {
+        if call.is_some() {
+            self.logprobs.clear(); // what was thought of a call's beginning is no part of the text before it
+        }
         self.finish_item(out);
         let custom = call.is_some_and(|at| self.behind(at).is_some_and(|tool| tool.custom));
         let kind = if custom { "ctc" } else { call.map_or("msg", |_| "fc") };

@@ -28,6 +28,8 @@ pub struct Shape {
     model: String,
     /// Every chunk names `usage`, null but in the last.
     include_usage: bool,
+    /// Probabilities are those of prompts too, of whose first token nothing is said.
+    judges: bool,
     choices: Vec<Choice>,
     /// For each choice of completions: the characters of its tokens so far, since their offsets are told.
     offsets: Vec<(TextStream, usize)>,
@@ -45,8 +47,8 @@ impl Shape {
         let Head { created, model } = head;
         let offsets = (0..choices).map(|_| Default::default()).collect();
         let choices = (0..choices).map(|_| Choice::new(ask.calls)).collect();
-        let (include_usage, calls) = (ask.include_usage, ask.calls);
-        Shape { way, engine, id, created, model, include_usage, choices, offsets, calls, before }
+        let (include_usage, judges, calls) = (ask.include_usage, ask.batch.limits.judge_prompt, ask.calls);
+        Shape { way, engine, id, created, model, include_usage, judges, choices, offsets, calls, before }
     }
 
     fn object(&self, kind: &str, choices: Vec<Value>) -> Map<String, Value> {
@@ -213,7 +215,7 @@ impl Shape {
 
     /// Null unless they were asked for.
     fn logprobs(&mut self, index: usize, tokens: &[Token]) -> Value {
-        if tokens.iter().all(|token| token.logprobs.is_none()) {
+        if tokens.is_empty() || !self.judges && tokens.iter().all(|token| token.logprobs.is_none()) {
             return Value::Null;
         }
         match self.way {

@@ -6,8 +6,8 @@ use crate::engine::grammar::calls::{Calls, Function};
 use serde_json::{Value, json};
 
 /// Functions of one request, and characters of a name.
-const MOST_TOOLS: usize = 128;
-const LONGEST_NAME: usize = 128;
+pub const MOST_TOOLS: usize = 128;
+pub const LONGEST_NAME: usize = 128;
 
 /// What a request says about tools.
 #[derive(Default)]
@@ -128,6 +128,19 @@ fn allowed(mut fields: Fields, functions: &[Function]) -> Outcome<Choice> {
     }
 }
 
+/// The name of a function.
+pub fn name(fields: &mut Fields) -> Outcome<String> {
+    let name = fields.text("name")?.unwrap_or_default();
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match !name.is_empty() && name.len() <= LONGEST_NAME && name.chars().all(fits) {
+        true => Ok(name),
+        false => {
+            let problem = format!("is not 1 to {LONGEST_NAME} letters, digits, `_` and `-`");
+            Err(Failure::field(fields.name("name"), problem))
+        }
+    }
+}
+
 /// A function, how templates show it, and whether its schema is insisted on.
 fn one(tool: Value, place: &str) -> Outcome<(Function, Value, bool)> {
     let mut fields = Fields::of(tool, place)?;
@@ -138,12 +151,7 @@ fn one(tool: Value, place: &str) -> Outcome<(Function, Value, bool)> {
         return Err(Failure::field(fields.name("function"), "is missing"));
     };
     fields.end()?;
-    let name = function.text("name")?.unwrap_or_default();
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(fits) {
-        let problem = format!("is not 1 to {LONGEST_NAME} letters, digits, `_` and `-`");
-        return Err(Failure::field(function.name("name"), problem));
-    }
+    let name = name(&mut function)?;
     let mut shown = json!({ "name": name });
     if let Some(description) = function.text("description")? {
         shown["description"] = description.into();

@@ -36,6 +36,11 @@ fn what_asks_for_nothing_passes_and_what_asks_for_more_does_not() {
     let on = served.chat(&with(ask("What is 7 + 5?"), json!({ "ignore_eos": true, "max_tokens": 60 })));
     assert_eq!((&on["choices"][0]["finish_reason"], &on["usage"]["completion_tokens"]), (&json!("length"), &json!(60)));
     assert!(text(&on["choices"][0]).starts_with(&text(&plain["choices"][0])), "{on}");
+    let refused = served.post(
+        "/v1/chat/completions",
+        &with(ask("Hi"), json!({ "ignore_eos": true, "response_format": { "type": "json_object" } })),
+    );
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("ignore_eos")));
     // -1 is no seed: not every answer is the same.
     let hot = |seed: i64| {
         let body = json!({ "messages": [{ "role": "user", "content": "Tell me a story." }], "temperature": 2, "seed": seed, "max_tokens": 30 });
@@ -216,6 +221,12 @@ fn a_billing_line_is_no_part_of_the_prompt() {
     };
     assert_eq!(cached("1.123"), Some(0));
     assert!(cached("1.e58").is_some_and(|tokens| tokens > 10));
+    // The line, and nothing of what comes after it.
+    let count = |system: &str| {
+        let body = json!({ "messages": [{ "role": "user", "content": "Hi" }], "system": [{ "type": "text", "text": system }] });
+        served.post("/v1/messages/count_tokens", &body).json()["input_tokens"].clone()
+    };
+    assert_eq!(count("x-anthropic-billing-header: v=1;\nNever guess."), count("Never guess."));
 }
 
 #[test]

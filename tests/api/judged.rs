@@ -89,3 +89,14 @@ fn repeated_prompts_come_with_each_choice_and_in_streams() {
     let stream = json!({ "prompt": "Once upon a", "echo": true, "max_tokens": 0, "stream": true });
     assert_eq!(streamed(&served.post("/v1/completions", &stream).events(), 0), "Once upon a");
 }
+
+#[test]
+fn a_single_token_is_judged_too_and_more_than_enough_is_refused() {
+    let served = serve(&[]);
+    let ask =
+        |prompt: Value, n: usize| json!({ "prompt": prompt, "n": n, "echo": true, "logprobs": 20, "max_tokens": 0 });
+    let one = served.post("/v1/completions", &ask(json!([65]), 1)).json()["choices"][0]["logprobs"].clone();
+    assert_eq!((&one["token_logprobs"], one["tokens"].as_array().map(Vec::len)), (&json!([null]), Some(1)), "{one}");
+    let refused = served.post("/v1/completions", &ask(json!(vec![vec![65; 500]; 64]), 16));
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("logprobs")), "{refused:?}");
+}

@@ -435,3 +435,23 @@ fn the_responses_api_gives_the_same_answers() {
         assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)), "{reply:?}");
     }
 }
+
+/// One tool whose schema cannot be kept takes nothing from the others.
+#[test]
+fn a_schema_that_cannot_be_kept_frees_no_other() {
+    let served = serve(&[]);
+    let tool = |name: &str, parameters: Value| json!({ "type": "function", "function": { "name": name, "parameters": parameters } });
+    let seven = json!({ "type": "object", "properties": { "a": { "enum": [7] } }, "required": ["a"] });
+    // Nobody can tell these two apart by what is written.
+    let vague = json!({ "type": "object", "properties": { "b": { "oneOf": [{ "type": "string" }, { "type": "string", "minLength": 2 }] } } });
+    let tools = json!([tool("look", seven), tool("speak", vague)]);
+    let called = |seed: u64| {
+        let body = json!({ "messages": [{ "role": "user", "content": "Look." }], "tools": tools, "tool_choice": "required",
+            "parallel_tool_calls": false, "temperature": 2, "seed": seed, "max_tokens": 200 });
+        served.chat(&body)["choices"][0]["message"]["tool_calls"][0]["function"].clone()
+    };
+    let calls: Vec<Value> = (0..16).map(called).collect();
+    let looks: Vec<&Value> =
+        calls.iter().filter(|call| call["name"] == "look").map(|call| &call["arguments"]).collect();
+    assert!(!looks.is_empty() && looks.iter().all(|arguments| **arguments == "{\"a\": 7}"), "{calls:?}");
+}
