@@ -6,7 +6,7 @@
 //!
 //! Checking costs: each further position chooses experts of its own. So as many tokens are guessed as make the step worth
 //! most, by how often such guesses were right and by what steps of so many tokens take ([`Pace`]). And an answer may lose
-//! only little by guessing in vain: half a step and one part in a hundred of its time, beyond what guesses have won it.
+//! only little by guessing in vain: three tenths of a step and one part in a hundred of its time, beyond what guesses have won it.
 
 mod lookup;
 mod pace;
@@ -19,9 +19,10 @@ use crate::error::{Error, Result};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// Of an answer's time this share may be lost, and half a step to begin with.
+/// Of an answer's time this share may be lost, and so much of a step to begin with: less than two parts in a hundred of fifty
+/// tokens together.
 const LOSS: f64 = 0.01;
-const FIRST_LOSS: f64 = 0.5;
+const FIRST_LOSS: f64 = 0.3;
 /// What was won is remembered up to so many steps: a text may change.
 const MOST_WON: f64 = 8.0;
 /// Guessing has to promise this much more speed.
