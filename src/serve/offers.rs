@@ -71,12 +71,16 @@ pub fn input(arguments: &str) -> String {
 }
 
 /// A choice among the tools, by the names the model knows.
-pub fn choice(choice: Value) -> Value {
+pub fn choice(mut choice: Value) -> Value {
     let named = |tool: &Value| tool["name"].as_str().map(|name| shown(tool["namespace"].as_str(), name));
     if let (Some("function" | "custom"), Some(name)) = (choice["type"].as_str(), named(&choice)) {
-        return json!({ "type": "function", "function": { "name": name } });
+        let mut function = choice;
+        function["name"] = name.into();
+        if let Some(function) = function.as_object_mut() {
+            function.retain(|field, _| field != "type" && field != "namespace"); // of others somebody will complain
+        }
+        return json!({ "type": "function", "function": function });
     }
-    let mut choice = choice;
     for tool in choice.get_mut("tools").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(name) = named(tool) {
             *tool = json!({ "type": "function", "name": name });
@@ -225,6 +229,8 @@ mod tests {
     fn choices_name_what_the_model_knows() {
         let named = choice(json!({ "type": "custom", "name": "patch" }));
         assert_eq!(named, json!({ "type": "function", "function": { "name": "patch" } }));
+        let more = choice(json!({ "type": "function", "namespace": "sea", "name": "look", "typo": 1 }));
+        assert_eq!(more, json!({ "type": "function", "function": { "name": "sea__look", "typo": 1 } }));
         let some = choice(json!({ "type": "allowed_tools", "mode": "auto", "tools": [
             { "type": "function", "namespace": "sea", "name": "look" }, { "type": "custom", "name": "patch" }] }));
         let names: Vec<&Value> = some["tools"].as_array().expect("a list").iter().map(|tool| &tool["name"]).collect();
