@@ -138,14 +138,21 @@ unsafe fn products<V: Vector, B: Unpack, L: Lay<B>, const R: usize, const T: usi
                 }
             }
         }
-        let mut totals = [[0.0; T]; R];
-        for r in 0..R {
-            for t in 0..T {
-                totals[r][t] = V::total(sums[r][t].0.as_ptr());
-            }
-        }
-        totals
+        totals::<V, R, T>(&sums)
     }
+}
+
+/// The trees over sixteen sums each.
+#[inline(always)]
+pub(super) unsafe fn totals<V: Vector, const R: usize, const T: usize>(sums: &[[Sums; T]; R]) -> [[f32; T]; R] {
+    let mut totals = [[0.0; T]; R];
+    for r in 0..R {
+        for t in 0..T {
+            // SAFETY: sixteen sums lie there.
+            totals[r][t] = unsafe { V::total(sums[r][t].0.as_ptr()) };
+        }
+    }
+    totals
 }
 
 /// Bytes from one group of sixteen runs to the next.

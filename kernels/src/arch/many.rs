@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::dot::{Lay, Sums, unpack_row};
+use super::dot::{Lay, Sums, totals, unpack_row};
 use super::products::{ManyRuns, add_products_each};
 use super::unpack::{Panel, Unpack};
 use super::vector::Vector;
@@ -114,12 +114,6 @@ unsafe fn tile<V: Vector, B: Unpack, const R: usize, const T: usize>(
                 }
             }
         }
-        let mut totals = [[0.0; T]; R];
-        for r in 0..R {
-            for t in 0..T {
-                totals[r][t] = V::total(sums[r][t].0.as_ptr());
-            }
-        }
-        totals
+        totals::<V, R, T>(&sums)
     }
 }
