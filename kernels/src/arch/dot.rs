@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use super::place::{Listed, Successive};
-use super::products::{ManyRuns, add_products, add_products_each};
+use super::products::{ManyRuns, add_products, add_products_each, many_runs};
 use super::unpack::{Panel, Unpack, UnpackLanes};
 use super::vector::Vector;
 use crate::activations::Group;
@@ -26,10 +26,11 @@ pub(super) unsafe fn lanes<V: Vector, B: Unpack, L: Lay<B>>(w: Rows, pick: Pick,
             1 => some::<V, B, L, 1, 1>(w, pick, x, out),
             2 => some::<V, B, L, 1, 2>(w, pick, x, out),
             3 => some::<V, B, L, 1, 3>(w, pick, x, out),
-            // Eight sums beside the codes are what 32 registers hold; sets with fewer have ROWS 1. Two rows share what they
-            // load of the vectors, but are unpacked for every four of them.
+            // Eight products, as many sums and half the codes are what 32 registers hold; sets with fewer have ROWS 1. Two rows
+            // share what they load of the vectors, but are unpacked again for the next four of them.
+            4 if V::ROWS == 2 => some::<V, B, L, 2, 4>(w, pick, x, out),
             5..=6 if V::ROWS == 2 && L::CHEAP => some::<V, B, L, 2, 3>(w, pick, x, out),
-            4..=FEW if V::ROWS == 2 && L::CHEAP => some::<V, B, L, 2, 4>(w, pick, x, out),
+            7..=FEW if V::ROWS == 2 && L::CHEAP => some::<V, B, L, 2, 4>(w, pick, x, out),
             5..=6 if V::ROWS == 2 => some::<V, B, L, 1, 6>(w, pick, x, out),
             7..=FEW if V::ROWS == 2 => some::<V, B, L, 1, 8>(w, pick, x, out),
             4..=FEW => some::<V, B, L, 1, 4>(w, pick, x, out),
@@ -119,9 +120,7 @@ unsafe fn products<V: Vector, B: Unpack, L: Lay<B>, const R: usize, const T: usi
                 for r in 1..R {
                     panels[r] = L::panel::<V>(rows[r].add(g * group_bytes::<B>()), lane);
                 }
-                for t in 0..T {
-                    sum[t] = add_products_each::<V, B, R>(sum[t], &panels, ManyRuns { group: x[t].add(g), lane });
-                }
+                sum = add_products_each::<V, B, _, R, T>(sum, &panels, many_runs(x, g, lane));
             }
             let (g, rest) = (runs / LANES, runs % LANES);
             if rest > lane {

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::dot::{Lay, Sums, totals, unpack_row};
-use super::products::{ManyRuns, add_products_each};
+use super::products::{add_products_each, many_runs};
 use super::unpack::{Panel, Unpack};
 use super::vector::Vector;
 use crate::activations::Group;
@@ -104,9 +104,7 @@ unsafe fn tile<V: Vector, B: Unpack, const R: usize, const T: usize>(
                 for r in 1..R {
                     panels[r] = rows[r].add(g * parts + part).read();
                 }
-                for t in 0..T {
-                    sum[t] = add_products_each::<V, B, R>(sum[t], &panels, ManyRuns { group: x[t].add(g), lane });
-                }
+                sum = add_products_each::<V, B, _, R, T>(sum, &panels, many_runs(x, g, lane));
             }
             for r in 0..R {
                 for t in 0..T {

@@ -1,5 +1,8 @@
 //! The product of a panel of weights and the activations beside it: the definition of the sums, a register at a time.
 
+// Rows, vectors and registers are named by number: closures would not be compiled for the instructions around them.
+#![expect(clippy::needless_range_loop)]
+
 use super::unpack::{Panel, Unpack};
 use super::vector::Vector;
 use crate::activations::Group;
@@ -45,6 +48,12 @@ impl<V: Vector> Side<V> for ManyRuns {
     }
 }
 
+/// Runs `lane..` of group `g` of each vector.
+#[inline(always)]
+pub(super) fn many_runs<const T: usize>(x: [*const Group; T], g: usize, lane: usize) -> [ManyRuns; T] {
+    x.map(|x| ManyRuns { group: x.wrapping_add(g), lane })
+}
+
 /// Run `lane` of a group, in every lane.
 #[derive(Clone, Copy)]
 pub(super) struct OneRun {
@@ -82,45 +91,49 @@ impl<V: Vector> Side<V> for OneRun {
 #[inline(always)]
 pub(super) unsafe fn add_products<V: Vector, B: Unpack>(sum: V::F, w: &Panel<V>, x: impl Side<V>) -> V::F {
     // SAFETY: as below.
-    let [sum] = unsafe { add_products_each::<V, B, 1>([sum], &[*w], x) };
+    let [[sum]] = unsafe { add_products_each::<V, B, _, 1, 1>([[sum]], &[*w], [x]) };
     sum
 }
 
-/// The same for panels of several rows, which meet the same activations.
+/// The same for panels of `R` rows and `T` vectors, each row with each vector. The first half of the codes meets all vectors
+/// before the second does: registers hold one half and the products.
 #[inline(always)]
-pub(super) unsafe fn add_products_each<V: Vector, B: Unpack, const R: usize>(
-    mut sums: [V::F; R],
+pub(super) unsafe fn add_products_each<V: Vector, B: Unpack, S: Side<V>, const R: usize, const T: usize>(
+    mut sums: [[V::F; R]; T],
     w: &[Panel<V>; R],
-    x: impl Side<V>,
-) -> [V::F; R] {
+    x: [S; T],
+) -> [[V::F; R]; T] {
     // SAFETY: the activations exist; the rest is arithmetic.
     unsafe {
-        let mut products = [V::splat(0); R];
-        if B::SCALES {
-            let (first, whole) = (x.first(), x.whole());
+        let mut products = [[V::splat(0); R]; T];
+        for t in 0..T {
+            let x = x[t];
             let low = [x.codes(0), x.codes(1), x.codes(2), x.codes(3)];
+            let less = less::<V, B>(if B::SCALES { x.first() } else { x.whole() });
             for r in 0..R {
-                let first = dot4::<V, B>(less::<V, B>(first), half_codes::<V>(&w[r].codes).0, low);
-                products[r] = V::mul(first, w[r].scales[0]);
-            }
-            let high = [x.codes(4), x.codes(5), x.codes(6), x.codes(7)];
-            for r in 0..R {
-                let last = dot4::<V, B>(less::<V, B>(V::sub(whole, first)), half_codes::<V>(&w[r].codes).1, high);
-                products[r] = V::add(products[r], V::mul(last, w[r].scales[1]));
-            }
-        } else {
-            let less = less::<V, B>(x.whole());
-            let low = [x.codes(0), x.codes(1), x.codes(2), x.codes(3)];
-            for r in 0..R {
-                products[r] = dot4::<V, B>(less, half_codes::<V>(&w[r].codes).0, low);
-            }
-            let high = [x.codes(4), x.codes(5), x.codes(6), x.codes(7)];
-            for r in 0..R {
-                products[r] = dot4::<V, B>(products[r], half_codes::<V>(&w[r].codes).1, high);
+                products[t][r] = dot4::<V, B>(less, half_codes::<V>(&w[r].codes).0, low);
+                if B::SCALES {
+                    products[t][r] = V::mul(products[t][r], w[r].scales[0]);
+                }
             }
         }
-        for r in 0..R {
-            sums[r] = add_scaled::<V, B>(sums[r], &w[r], products[r], x);
+        for t in 0..T {
+            let x = x[t];
+            let high = [x.codes(4), x.codes(5), x.codes(6), x.codes(7)];
+            for r in 0..R {
+                let codes = half_codes::<V>(&w[r].codes).1;
+                products[t][r] = if B::SCALES {
+                    let last = dot4::<V, B>(less::<V, B>(V::sub(x.whole(), x.first())), codes, high);
+                    V::add(products[t][r], V::mul(last, w[r].scales[1]))
+                } else {
+                    dot4::<V, B>(products[t][r], codes, high)
+                };
+            }
+        }
+        for t in 0..T {
+            for r in 0..R {
+                sums[t][r] = add_scaled::<V, B>(sums[t][r], &w[r], products[t][r], x[t]);
+            }
         }
         sums
     }
