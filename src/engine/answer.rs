@@ -483,7 +483,7 @@ fn compute(turns: &mut [(&mut Session, &mut Answer)]) -> Result<()> {
         turns.iter_mut().zip(&ahead).map(|((session, _), tokens)| (&mut **session, tokens.as_slice())).collect();
     let logits = Session::feed_together(&mut fed, interrupt.as_deref())?;
     shared.pace.saw(total, started.elapsed().as_secs_f64());
-    let mut rows = logits.as_slice();
+    let mut rows = &*logits;
     for ((_, answer), tokens) in turns.iter_mut().zip(&ahead) {
         let (own, others) = rows.split_at(tokens.len() * shared.config.vocab);
         rows = others;

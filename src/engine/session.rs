@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::{KvCache, Step};
 use kernels::Isa;
 use kernels::norm::exp_all;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -17,6 +17,26 @@ pub struct Session {
     tokens: Vec<u32>,
     /// The same conversation in the smaller model that guesses, as far as it has followed.
     draft: Option<Box<Session>>,
+}
+
+/// What [`Session::feed_together`] computed. Its memory serves the next step.
+pub struct Logits {
+    values: Vec<f32>,
+    shared: Arc<Shared>,
+}
+
+impl Deref for Logits {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+impl Drop for Logits {
+    fn drop(&mut self) {
+        self.shared.model.give_back(std::mem::take(&mut self.values));
+    }
 }
 
 impl Session {
@@ -113,9 +133,8 @@ impl Session {
     /// Appends tokens to each of several sessions of one engine, at least one and no more than a step holds, in one step of
     /// the model that reads what several need once. Hands back the logits of all of them, `[tokens, vocab]`, session after
     /// session. After an error, `Error::Interrupted` among them, sessions are as they were.
-    pub fn feed_together(fed: &mut [(&mut Session, &[u32])], interrupt: Option<&AtomicBool>) -> Result<Vec<f32>> {
-        let Some((first, _)) = fed.first() else { return Ok(Vec::new()) };
-        let shared = first.engine.shared.clone();
+    pub fn feed_together(fed: &mut [(&mut Session, &[u32])], interrupt: Option<&AtomicBool>) -> Result<Logits> {
+        let shared = fed.first().expect("at least one session").0.engine.shared.clone();
         shared.host.pool.set_width(shared.threads.0);
         let mut steps = Vec::with_capacity(fed.len());
         for (session, tokens) in fed.iter_mut() {
@@ -127,7 +146,7 @@ impl Session {
         let mut logits = Vec::new();
         shared.model.forward(&mut steps, interrupt, usize::MAX, &mut |all| logits = all)?;
         fed.iter_mut().for_each(|(session, tokens)| session.tokens.extend_from_slice(tokens));
-        Ok(logits)
+        Ok(Logits { values: logits, shared })
     }
 
     /// How the smaller model goes on after `text`: its likeliest tokens, `count` at most, as long as each has a chance of

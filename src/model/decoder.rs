@@ -21,8 +21,8 @@ use crate::experts::{self, ExpertId, ExpertStore};
 use crate::host::{Host, Share};
 use candle_core::Tensor;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A model ready to run: on the host, or some of it on an accelerator.
 pub struct Model {
@@ -36,6 +36,8 @@ pub struct Model {
     accelerator: Option<Arc<Accelerator>>,
     /// Where all of the model lies there, what computes a token at a time: made of the parts above.
     whole: Option<Whole>,
+    /// Memory of logits that somebody is done with ([`Model::give_back`]).
+    spare: Mutex<Vec<f32>>,
 }
 
 /// One sequence's part of a step: `tokens` to append to `kv`, and those whose logits are wanted.
@@ -69,6 +71,7 @@ impl Model {
             rotation: Rotation::new(config),
             trace: None,
             accelerator: away.map(|(_, accelerator)| accelerator.clone()),
+            spare: Mutex::default(),
             host,
         })
     }
@@ -114,6 +117,10 @@ impl Model {
         let tokens: Vec<u32> = steps.iter().flat_map(|step| step.tokens).copied().collect();
         let turns: Vec<Turns> = steps.iter().map(|step| self.rotation.at(step.kv.len(), step.tokens.len())).collect();
         let experts = self.experts.step(tokens.len(), interrupt);
+        let mut spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
+        if steps.iter().any(|step| step.want.len() < step.tokens.len()) {
+            spare = Vec::new(); // a prompt needs the memory itself
+        }
         steps.iter_mut().for_each(|step| step.kv.begin(step.tokens.len()));
         if let (Some(whole), None) = (&self.whole, &self.trace)
             && let Some(logits) = self.at_once(whole, steps, &turns, &experts)?
@@ -158,9 +165,16 @@ impl Model {
         let rows = wanted.dim(0)?;
         for first in (0..rows).step_by(most) {
             let some = wanted.narrow(0, first, most.min(rows - first))?;
-            sink(self.head.forward(host, Vector::new(x.home(), What::Hidden, some), self.accelerator())?);
+            let some = Vector::new(x.home(), What::Hidden, some);
+            sink(self.head.forward(host, some, self.accelerator(), std::mem::take(&mut spare))?);
         }
         Ok(())
+    }
+
+    /// Takes logits that are done with: the next step writes into the same memory, which is warm and need not be filled with
+    /// zeros.
+    pub fn give_back(&self, logits: Vec<f32>) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = logits;
     }
 
     /// A token of each sequence, one after the other, all of it on the accelerator. `None`, and nothing is done, where a step

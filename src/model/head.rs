@@ -46,9 +46,9 @@ impl Head {
         }
     }
 
-    /// `x` `[wanted, width]` as the last layer leaves it -> logits `[wanted, vocab]`, on the host. `accelerator` is that of
-    /// the model.
-    pub fn forward(&self, host: &Host, x: Vector<'_>, accelerator: Home<'_>) -> Result<Vec<f32>> {
+    /// `x` `[wanted, width]` as the last layer leaves it -> logits `[wanted, vocab]`, on the host, in `memory` if they are
+    /// computed there. `accelerator` is that of the model.
+    pub fn forward(&self, host: &Host, x: Vector<'_>, accelerator: Home<'_>, memory: Vec<f32>) -> Result<Vec<f32>> {
         match (&self.weight, accelerator) {
             (Lies::There(weight), Some(accelerator)) => host.timed(Share::Head, || {
                 let x = self.norm.forward(host, &x.moved(Some(accelerator))?)?;
@@ -56,7 +56,7 @@ impl Head {
             }),
             (Lies::Here(weight), _) => {
                 let x = self.norm.forward(host, &x.moved(None)?)?;
-                Ok(weight.forward(host, x.here(host)?))
+                Ok(weight.forward_in(host, x.here(host)?, memory))
             }
             (Lies::There(_), None) => unreachable!("a head away lies on the model's accelerator"),
         }

@@ -35,7 +35,15 @@ impl Linear {
 
     /// `x` `[t, width]` -> `[t, rows]`.
     pub fn forward(&self, host: &Host, x: &Activations) -> Vec<f32> {
-        host.timed(self.share, || self.product(host, x))
+        self.forward_in(host, x, Vec::new())
+    }
+
+    /// As `forward`, in memory that is there already if it suffices: whatever it holds is written over.
+    pub fn forward_in(&self, host: &Host, x: &Activations, memory: Vec<f32>) -> Vec<f32> {
+        host.timed(self.share, || {
+            host.touch(self.share, self.bytes);
+            self.columns(host, x, memory)
+        })
     }
 
     /// Bytes it reads a second, over a few products that are on nobody's account.
@@ -44,7 +52,7 @@ impl Linear {
         let x = Activations::new(host.isa, &x, 1, x.len());
         let one = |_| {
             let start = Instant::now();
-            std::hint::black_box(self.columns(host, &x));
+            std::hint::black_box(self.columns(host, &x, Vec::new()));
             start.elapsed().as_secs_f64()
         };
         let mut times: Vec<f64> = (0..PASSES).map(one).collect();
@@ -52,13 +60,10 @@ impl Linear {
         self.bytes as f64 / times[PASSES / 2].max(f64::MIN_POSITIVE)
     }
 
-    fn product(&self, host: &Host, x: &Activations) -> Vec<f32> {
-        host.touch(self.share, self.bytes);
-        self.columns(host, x)
-    }
-
-    fn columns(&self, host: &Host, x: &Activations) -> Vec<f32> {
-        let mut out = vec![0f32; x.t() * self.rows];
+    fn columns(&self, host: &Host, x: &Activations, memory: Vec<f32>) -> Vec<f32> {
+        let count = x.t() * self.rows;
+        let mut out = if memory.capacity() < count { Vec::with_capacity(count) } else { memory };
+        out.resize(count, 0.0);
         let least = (CHUNK_BYTES * self.rows).div_ceil(self.bytes).max(1);
         host.pool.columns(&mut out, self.rows, (least, 16), |range, out| {
             let mut start = 0; // first stacked row of the part

@@ -1,8 +1,5 @@
 //! The product of a panel of weights and the activations beside it: the definition of the sums, a register at a time.
 
-// Rows, vectors and registers are named by number: closures would not be compiled for the instructions around them.
-#![expect(clippy::needless_range_loop)]
-
 use super::unpack::{Panel, Unpack};
 use super::vector::Vector;
 use crate::activations::Group;
