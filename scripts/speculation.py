@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What guessing gives: answers to several kinds of prompt with guesses and without, in turn.
 
-    python scripts/speculation.py PROGRAM [--pairs 100] [-n 400] [--draft-max 16] [FLAGS OF thermocline serve, such as -m MODEL]
+    python scripts/speculation.py PROGRAM [--pairs 100] [-n 400] [--draft-max 16] [--only KIND] [FLAGS OF thermocline serve, such as -m MODEL]
 
 One server is asked the same in turn with guesses from what the text said before (with `-md DRAFT` among the flags, by that
 model) and without; which comes first changes with every pair. Prints, for each kind of prompt, the median speeds and the
@@ -89,13 +89,14 @@ def main():
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("-n", type=int, default=400)
     parser.add_argument("--draft-max", type=int, default=16)
+    parser.add_argument("--only", default="", help="kinds of prompt whose name holds this")
     arguments, flags = parser.parse_known_args()
     server = Server(arguments.program, ["--draft-max", str(arguments.draft_max), *flags])
     try:
         # Answers are to be long: what ends one is made impossible.
         ends = [server.ask("/tokenize", {"content": end})["tokens"] for end in ("<|im_end|>", "<|endoftext|>")]
         bias = {str(end[0]): -100 for end in ends if len(end) == 1}
-        for name, prompt, heat in KINDS:
+        for name, prompt, heat in (kind for kind in KINDS if arguments.only in kind[0]):
             ratios, speeds, made, right = [], ([], []), 0, 0
             body = {"prompt": prompt, "max_tokens": arguments.n, "temperature": heat, "logit_bias": bias}
             for pair in range(arguments.pairs + 2):
