@@ -378,6 +378,14 @@ def tools_by_name_in_a_stream():
 
 
 @case
+def tools_that_take_text():
+    patch = {"type": "custom", "custom": {"name": "patch"}}
+    answer = chat("Mend it.", tools=[patch, *TOOLS], tool_choice=patch, max_tokens=400)
+    (call,) = answer.choices[0].message.tool_calls
+    assert (call.type, call.custom.name) == ("custom", "patch") and isinstance(call.custom.input, str)
+
+
+@case
 def tools_nobody_calls():
     for choice in ["auto", "none"]:
         assert text(chat(tools=TOOLS, tool_choice=choice, max_tokens=20)) is not None

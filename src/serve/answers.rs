@@ -51,7 +51,9 @@ pub fn read(settings: &Settings, served: &Served, api: Api, body: &[u8], arrived
             (Way::Chat, (fields, offers.left_out))
         }
     };
-    Ok(Ask { echo, left_out, renamed, ..Ask::read(settings, served, way, fields, arrived)? })
+    let mut ask = Ask { echo, left_out, ..Ask::read(settings, served, way, fields, arrived)? };
+    ask.renamed.extend(renamed);
+    Ok(ask)
 }
 
 async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<Response> {

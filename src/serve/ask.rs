@@ -154,11 +154,12 @@ impl Ask {
         }
         let mut calls = Calling::No;
         let mut grammar = None;
-        let mut repeat = false;
+        let (mut repeat, mut renamed) = (false, Vec::new());
         let prompts = match way {
             Way::Chat => {
                 modalities(&mut fields)?;
                 let tools = tools::read(&mut fields)?;
+                renamed = tools.renamed;
                 let messages = conversation::messages(&mut fields)?;
                 let goes_on = if conversation::goes_on(&messages) { "true" } else { "false" };
                 fields.off(&[("best_of", "1"), ("continue_final_message", goes_on)])?;
@@ -225,7 +226,7 @@ impl Ask {
             echo: Value::Null,
             before,
             left_out: Vec::new(),
-            renamed: Vec::new(),
+            renamed,
         })
     }
 

@@ -4,6 +4,7 @@ use super::Served;
 use super::ask::WORDS_ONLY;
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
+use super::offers;
 use crate::engine::text::Message;
 use serde_json::{Value, json};
 
@@ -124,19 +125,24 @@ fn calls(fields: &mut Fields) -> Outcome<Vec<Value>> {
 fn one_call(value: Value, place: &str) -> Outcome<Value> {
     let mut fields = Fields::of(value, place)?;
     let id = fields.text("id")?;
-    if fields.text("type")?.is_some_and(|kind| kind != "function") {
-        return Err(Failure::field(fields.name("type"), "is not \"function\": there are no other tools"));
+    let kind = fields.text("type")?.unwrap_or("function".into());
+    if kind != "function" && kind != "custom" {
+        let problem = "is neither \"function\" nor \"custom\": there are no other tools";
+        return Err(Failure::field(fields.name("type"), problem));
     }
     fields.ignore(&["index"]);
-    let Some(mut function) = fields.object("function")? else {
-        return Err(Failure::field(fields.name("function"), "is missing"));
+    let Some(mut called) = fields.object(&kind)? else {
+        return Err(Failure::field(fields.name(&kind), "is missing"));
     };
-    let Some(name) = function.text("name")? else { return Err(Failure::field(function.name("name"), "is missing")) };
-    let place = function.name("arguments");
-    let arguments = function.text("arguments")?.filter(|text| !text.trim().is_empty()).unwrap_or("{}".into());
-    let arguments: Value = serde_json::from_str(&arguments)
+    let Some(name) = called.text("name")? else { return Err(Failure::field(called.name("name"), "is missing")) };
+    let place = called.name("arguments");
+    let arguments = match kind.as_str() {
+        "custom" => called.text("input")?.map(|input| offers::arguments(&input)),
+        _ => called.text("arguments")?.filter(|text| !text.trim().is_empty()),
+    };
+    let arguments: Value = serde_json::from_str(&arguments.unwrap_or("{}".into()))
         .map_err(|_| Failure::field(place, "is no JSON, as it should be in a string"))?;
-    function.end()?;
+    called.end()?;
     fields.end()?;
     Ok(json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }))
 }

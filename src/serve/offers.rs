@@ -1,5 +1,5 @@
-//! Tools of the responses API as functions of a chat, and the way back: those of a namespace under a longer name, and tools that
-//! take free text as functions of one string.
+//! Tools that are no functions as functions, and the way back: those of a namespace under a longer name, and tools that take
+//! free text as functions of one string.
 
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
@@ -44,6 +44,23 @@ pub fn read(tools: Vec<Value>) -> Outcome<Offers> {
         offers.add(tool, &format!("tools[{at}]"), None)?;
     }
     Ok(offers)
+}
+
+/// A tool of a chat as a function, and what it is called there if it takes free text.
+pub fn of_chat(tool: Value, place: &str) -> Outcome<(Value, Option<Renamed>)> {
+    if tool["type"] != "custom" {
+        return Ok((tool, None));
+    }
+    let mut fields = Fields::of(tool, place)?;
+    fields.ignore(&["type"]);
+    let Some(mut custom) = fields.object("custom")? else {
+        return Err(Failure::field(fields.name("custom"), "is missing"));
+    };
+    fields.end()?;
+    let (name, mut function) = free_text(&mut custom)?;
+    custom.end()?;
+    function.insert("name".into(), name.clone().into());
+    Ok((json!({ "type": "function", "function": function }), Some(Renamed::new(None, name, true))))
 }
 
 /// The renamed tool behind what the model calls.
@@ -130,30 +147,11 @@ impl Offers {
         self.offer(Renamed::new(namespace, name, false), function, &place)
     }
 
-    /// A tool that takes free text. What form that has the model is told; it is held to that of a string.
     fn text(&mut self, mut fields: Fields, namespace: Option<&str>) -> Outcome<()> {
         fields.ignore(&["type", "defer_loading"]);
-        let (place, name) = (fields.name("name"), tools::name(&mut fields)?);
-        let mut description = fields.text("description")?.unwrap_or_default();
-        if let Some(mut format) = fields.object("format")? {
-            match format.text("type")?.as_deref() {
-                Some("text") => {}
-                Some("grammar") => {
-                    let syntax = format.text("syntax")?.unwrap_or_default();
-                    let definition = format.text("definition")?.unwrap_or_default();
-                    description.push_str(&format!("\n\nThe form of `{INPUT}` ({syntax}):\n{definition}"));
-                }
-                _ => return Err(Failure::field(format.name("type"), "is neither \"text\" nor \"grammar\"")),
-            }
-            format.end()?;
-        }
+        let place = fields.name("name");
+        let (name, function) = free_text(&mut fields)?;
         fields.end()?;
-        let parameters = json!({
-            "type": "object", "properties": { INPUT: { "type": "string" } }, "required": [INPUT], "additionalProperties": false,
-        });
-        // Strict, for a text that could not be found in its arguments would be lost.
-        let function = [("description", json!(description)), ("parameters", parameters), ("strict", json!(true))];
-        let function = function.map(|(key, value)| (key.to_string(), value)).into_iter().collect();
         self.offer(Renamed::new(namespace, name, true), function, &place)
     }
 
@@ -174,6 +172,35 @@ impl Offers {
         }
         Ok(())
     }
+}
+
+/// The name of a tool that takes free text, and the function it is shown as. What form the text has the model is told; it is
+/// held to that of a string.
+fn free_text(fields: &mut Fields) -> Outcome<(String, Map<String, Value>)> {
+    let name = tools::name(fields)?;
+    let mut description = fields.text("description")?.unwrap_or_default();
+    if let Some(mut format) = fields.object("format")? {
+        match format.text("type")?.as_deref() {
+            Some("text") => {}
+            Some("grammar") => {
+                // Chats have it in an object of its own.
+                let mut grammar = format.object("grammar")?;
+                let mut said = |field| grammar.as_mut().unwrap_or(&mut format).text(field);
+                let (syntax, definition) =
+                    (said("syntax")?.unwrap_or_default(), said("definition")?.unwrap_or_default());
+                description.push_str(&format!("\n\nThe form of `{INPUT}` ({syntax}):\n{definition}"));
+                grammar.map_or(Ok(()), Fields::end)?;
+            }
+            _ => return Err(Failure::field(format.name("type"), "is neither \"text\" nor \"grammar\"")),
+        }
+        format.end()?;
+    }
+    let parameters = json!({
+        "type": "object", "properties": { INPUT: { "type": "string" } }, "required": [INPUT], "additionalProperties": false,
+    });
+    // Strict, for a text that could not be found in its arguments would be lost.
+    let function = [("description", json!(description)), ("parameters", parameters), ("strict", json!(true))];
+    Ok((name, function.map(|(key, value)| (key.to_string(), value)).into_iter().collect()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::ask::{Ask, Usage, Way};
 use super::choice::{Call, Choice, Reason};
+use super::offers::{self, Renamed};
 use super::queue::Ended;
 use super::talk::{Calling, Part};
 use crate::engine::sampler::Logprobs;
@@ -36,6 +37,8 @@ pub struct Shape {
     calls: Calling,
     /// For each choice, what is still to be said before its text.
     before: Vec<String>,
+    /// Tools the model knows as others.
+    renamed: Vec<Renamed>,
 }
 
 impl Shape {
@@ -48,7 +51,8 @@ impl Shape {
         let offsets = (0..choices).map(|_| Default::default()).collect();
         let choices = (0..choices).map(|_| Choice::new(ask.calls)).collect();
         let (include_usage, judges, calls) = (ask.include_usage, ask.batch.limits.judge_prompt, ask.calls);
-        Shape { way, engine, id, created, model, include_usage, judges, choices, offsets, calls, before }
+        let renamed = ask.renamed.clone();
+        Shape { way, engine, id, created, model, include_usage, judges, choices, offsets, calls, before, renamed }
     }
 
     fn object(&self, kind: &str, choices: Vec<Value>) -> Map<String, Value> {
@@ -100,6 +104,22 @@ impl Shape {
         deltas.into_iter().map(chunk).collect()
     }
 
+    /// Whether it is a tool that takes free text, which the model knows as a function.
+    fn takes_text(&self, call: &Call) -> bool {
+        offers::behind(&self.renamed, &call.name).is_some_and(|tool| tool.custom)
+    }
+
+    /// A call, with as much of its arguments as is there.
+    fn called(&self, call: &Call, arguments: &str) -> Value {
+        let Call { id, name, .. } = call;
+        match self.takes_text(call) {
+            true => {
+                json!({ "id": id, "type": "custom", "custom": { "name": name, "input": offers::input(arguments) } })
+            }
+            false => json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }),
+        }
+    }
+
     /// What parts of a choice, the last it took, are in a stream.
     fn deltas(&self, index: usize, parts: &[Part]) -> Vec<Value> {
         let begun = parts.iter().filter(|part| matches!(part, Part::Call(_))).count();
@@ -107,15 +127,21 @@ impl Shape {
         let mut next = calls.len() - begun;
         let mut delta = |part: &Part| match part {
             Part::Text(text) => Some(json!({ "content": text })),
-            Part::Call(name) => {
-                let call = json!({ "index": next, "id": calls[next].id, "type": "function", "function": { "name": name, "arguments": "" } });
+            Part::Call(_) => {
                 next += 1;
+                let mut call = self.called(&calls[next - 1], "");
+                call["index"] = json!(next - 1);
                 Some(json!({ "tool_calls": [call] }))
             }
-            Part::Arguments(more) => {
+            Part::Arguments(more) if !self.takes_text(&calls[next - 1]) => {
                 Some(json!({ "tool_calls": [{ "index": next - 1, "function": { "arguments": more } }] }))
             }
-            Part::Called => None,
+            // Told when it is whole: it is JSON, and the text is not.
+            Part::Called if self.takes_text(&calls[next - 1]) => {
+                let input = offers::input(&calls[next - 1].arguments);
+                Some(json!({ "tool_calls": [{ "index": next - 1, "custom": { "input": input } }] }))
+            }
+            Part::Arguments(_) | Part::Called => None,
         };
         parts.iter().filter_map(&mut delta).collect()
     }
@@ -181,7 +207,7 @@ impl Shape {
     fn whole_choice(&mut self, index: usize) -> Value {
         let tokens = std::mem::take(&mut self.choices[index].tokens);
         let logprobs = self.logprobs(index, &tokens);
-        let choice = &mut self.choices[index];
+        let choice = &self.choices[index];
         let text = std::mem::take(&mut self.before[index]) + &choice.text;
         let reason = reason(choice.reason());
         if self.way == Way::Completion {
@@ -192,8 +218,7 @@ impl Shape {
             if text.is_empty() {
                 message["content"] = Value::Null;
             }
-            let call = |call: &Call| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } });
-            message["tool_calls"] = choice.calls.iter().map(call).collect();
+            message["tool_calls"] = choice.calls.iter().map(|call| self.called(call, &call.arguments)).collect();
         }
         json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason })
     }

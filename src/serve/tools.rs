@@ -2,6 +2,7 @@
 
 use super::failure::{Failure, Outcome};
 use super::fields::Fields;
+use super::offers::{self, Renamed};
 use crate::engine::grammar::calls::{Calls, Function};
 use serde_json::{Value, json};
 
@@ -18,6 +19,8 @@ pub struct Tools {
     pub calls: Option<Calls>,
     /// Functions whose schemas have to be kept to the letter.
     pub strict: Vec<String>,
+    /// Those of them that take free text where they come from.
+    pub renamed: Vec<Renamed>,
 }
 
 /// `tools`, `tool_choice` and `parallel_tool_calls` of a chat.
@@ -31,9 +34,12 @@ pub fn read(fields: &mut Fields) -> Outcome<Tools> {
     }
     let mut shown = Vec::with_capacity(list.len());
     let mut functions: Vec<Function> = Vec::with_capacity(list.len());
-    let mut strict = Vec::new();
+    let (mut strict, mut renamed) = (Vec::new(), Vec::new());
     for (at, tool) in list.into_iter().enumerate() {
-        let (function, value, insisted) = one(tool, &format!("{place}[{at}]"))?;
+        let place = format!("{place}[{at}]");
+        let (tool, text) = offers::of_chat(tool, &place)?;
+        renamed.extend(text);
+        let (function, value, insisted) = one(tool, &place)?;
         strict.extend(insisted.then(|| function.name.clone()));
         functions.push(function);
         shown.push(value);
@@ -50,11 +56,11 @@ pub fn read(fields: &mut Fields) -> Outcome<Tools> {
             let name = functions[at].name.clone();
             functions.retain(|function| function.name == name);
             let calls = Some(Calls { functions, required: true, parallel: false, otherwise: None });
-            return Ok(Tools { shown, calls, strict });
+            return Ok(Tools { shown, calls, strict, renamed });
         }
     };
     let calls = (!functions.is_empty()).then_some(Calls { functions, required, parallel, otherwise: None });
-    Ok(Tools { shown, calls, strict })
+    Ok(Tools { shown, calls, strict, renamed })
 }
 
 enum Choice {
@@ -83,10 +89,11 @@ fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
         }
         Some(value) => {
             let mut fields = Fields::of(value, "tool_choice")?;
-            if fields.text("type")?.as_deref() != Some("function") {
+            let kind = fields.text("type")?.unwrap_or_default();
+            if kind != "function" && kind != "custom" {
                 return Err(Failure::field("tool_choice", wrong));
             }
-            let Some(mut function) = fields.object("function")? else {
+            let Some(mut function) = fields.object(&kind)? else {
                 return Err(Failure::field("tool_choice", wrong));
             };
             let name = function.text("name")?.unwrap_or_default();
@@ -115,7 +122,8 @@ fn allowed(mut fields: Fields, functions: &[Function]) -> Outcome<Choice> {
     let place = fields.name("tools");
     let mut names = Vec::new();
     for tool in fields.list("tools")?.unwrap_or_default() {
-        let name = tool["function"]["name"].as_str().or(tool["name"].as_str()).unwrap_or_default();
+        let name = [&tool["function"], &tool["custom"], &tool].into_iter().find_map(|tool| tool["name"].as_str());
+        let name = name.unwrap_or_default();
         match functions.iter().any(|function| function.name == name) {
             true => names.push(name.to_string()),
             false => return Err(Failure::field(place, "names a function that is not among the tools")),
@@ -145,7 +153,10 @@ pub fn name(fields: &mut Fields) -> Outcome<String> {
 fn one(tool: Value, place: &str) -> Outcome<(Function, Value, bool)> {
     let mut fields = Fields::of(tool, place)?;
     if fields.text("type")?.as_deref() != Some("function") {
-        return Err(Failure::field(fields.name("type"), "is not \"function\": there are no other tools"));
+        return Err(Failure::field(
+            fields.name("type"),
+            "is neither \"function\" nor \"custom\": there are no other tools",
+        ));
     }
     let Some(mut function) = fields.object("function")? else {
         return Err(Failure::field(fields.name("function"), "is missing"));

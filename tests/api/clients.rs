@@ -171,6 +171,58 @@ fn agents_call_tools_by_the_names_they_gave_them() {
 }
 
 #[test]
+fn chats_offer_tools_that_take_text() {
+    let served = serve(&[]);
+    let grammar = json!({ "type": "grammar", "grammar": { "syntax": "lark", "definition": "start: /a/" } });
+    let patch = json!({ "type": "custom", "custom": { "name": "patch", "description": "Edits.", "format": grammar } });
+    let look = json!({ "type": "function", "function": { "name": "look" } });
+    let free = json!({ "type": "custom", "custom": { "name": "patch" } });
+    let ask = json!({ "messages": [{ "role": "user", "content": "Mend it." }], "tools": [look, patch], "tool_choice": free,
+        "temperature": 0, "max_tokens": 200 });
+    let reply = served.chat(&ask);
+    let choice = &reply["choices"][0];
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!(
+        (&call["type"], &call["custom"]["name"], &choice["finish_reason"]),
+        (&json!("custom"), &json!("patch"), &json!("tool_calls")),
+        "{reply}"
+    );
+    let input = call["custom"]["input"].as_str().expect("a text");
+    assert!(!input.is_empty() && !input.starts_with('{') && call["function"].is_null(), "{call}");
+    // A stream says the same, the text in one piece.
+    let chunks = served.post("/v1/chat/completions", &with(ask.clone(), json!({ "stream": true }))).events();
+    let deltas: Vec<&Value> =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].get(0)).collect();
+    let begun =
+        json!({ "index": 0, "id": deltas[0]["id"], "type": "custom", "custom": { "name": "patch", "input": "" } });
+    assert_eq!(deltas, [&begun, &json!({ "index": 0, "custom": { "input": input } })]);
+    // It can be one of those that are allowed.
+    let allowed = json!({ "type": "allowed_tools", "allowed_tools": { "mode": "required", "tools": [free] } });
+    let reply = served.chat(&with(ask.clone(), json!({ "tool_choice": allowed })));
+    assert_eq!(reply["choices"][0]["message"]["tool_calls"][0]["custom"]["name"], "patch", "{reply}");
+    // Sent back, it is what the model wrote.
+    let said = |call: Value| {
+        json!({ "max_tokens": 4, "messages": [{ "role": "user", "content": "Mend it." },
+        { "role": "assistant", "tool_calls": [call] }, { "role": "tool", "tool_call_id": "a", "content": "done" }] })
+    };
+    let wrote =
+        json!({ "id": "a", "function": { "name": "patch", "arguments": json!({ "input": input }).to_string() } });
+    let read = |call: Value| served.chat(&said(call))["usage"]["prompt_tokens"].clone();
+    assert_eq!(read(with(call.clone(), json!({ "id": "a" }))), read(wrote));
+    for (tool, field) in [
+        (json!({ "type": "custom" }), "tools[0].custom"),
+        (
+            json!({ "type": "custom", "custom": { "name": "x", "format": { "type": "picture" } } }),
+            "tools[0].custom.format.type",
+        ),
+        (json!({ "type": "mcp" }), "tools[0].type"),
+    ] {
+        let refused = served.post("/v1/chat/completions", &with(ask.clone(), json!({ "tools": [tool] })));
+        assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!(field)), "{refused:?}");
+    }
+}
+
+#[test]
 fn responses_hold_probabilities_where_asked() {
     let served = serve(&[]);
     let body = json!({ "input": "What is 7 + 5?", "temperature": 0, "include": ["message.output_text.logprobs"], "top_logprobs": 2 });
