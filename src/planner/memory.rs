@@ -47,19 +47,57 @@ pub fn code_to_come() -> u64 {
 }
 
 fn code_to_come_in(smaps: &str) -> u64 {
-    let (mut code, mut bytes, mut size) = (false, 0u64, 0);
-    for line in smaps.lines() {
-        let mut words = line.split_whitespace();
-        let (first, second) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-        if first.contains('-') && !first.ends_with(':') {
-            code = second.starts_with("r-x") && line.contains('/');
-        } else if code && first == "Size:" {
-            size = second.parse().unwrap_or(0);
-        } else if code && first == "Rss:" {
-            bytes += (size * 1024u64).saturating_sub(second.parse::<u64>().unwrap_or(0) * 1024);
-        }
+    let code = |map: &&Mapping| map.rights.starts_with("r-x") && map.of_file;
+    let to_come = |map: Mapping| map.bytes("Size:").saturating_sub(map.bytes("Rss:"));
+    mappings(smaps).iter().filter(code).copied().map(to_come).sum()
+}
+
+/// Which share of the large files this process has mapped lies in huge pages, of what is in memory; `None` where none is
+/// mapped, and where the system does not say.
+pub fn files_in_huge_pages() -> Option<f64> {
+    files_in_huge_pages_in(&std::fs::read_to_string("/proc/self/smaps").ok()?)
+}
+
+fn files_in_huge_pages_in(smaps: &str) -> Option<f64> {
+    const LARGE: u64 = 64 << 20;
+    let all = mappings(smaps);
+    let large = all.iter().filter(|map| map.of_file && map.bytes("Rss:") >= LARGE);
+    let (huge, resident) =
+        large.fold((0, 0), |(huge, resident), map| (huge + map.bytes("FilePmdMapped:"), resident + map.bytes("Rss:")));
+    (resident > 0).then(|| huge as f64 / resident as f64)
+}
+
+/// A mapping, as the system describes it.
+#[derive(Clone, Copy)]
+struct Mapping<'a> {
+    rights: &'a str,
+    of_file: bool,
+    lines: &'a str,
+}
+
+impl Mapping<'_> {
+    /// Zero where nothing is said of it.
+    fn bytes(&self, key: &str) -> u64 {
+        kilobytes_after(self.lines, key).unwrap_or(0) * 1024
     }
-    bytes
+}
+
+fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
+    // A mapping begins with its addresses, what is said of it with a key.
+    let begins =
+        |line: &str| line.split_whitespace().next().is_some_and(|word| word.contains('-') && !word.ends_with(':'));
+    let (mut starts, mut at) = (Vec::new(), 0);
+    for line in smaps.split_inclusive('\n') {
+        starts.extend(begins(line).then_some(at));
+        at += line.len();
+    }
+    let ends = starts.iter().skip(1).copied().chain([smaps.len()]);
+    let mapping = |(start, end): (&usize, usize)| {
+        let lines = &smaps[*start..end];
+        let head = lines.lines().next().unwrap_or_default();
+        Mapping { rights: head.split_whitespace().nth(1).unwrap_or_default(), of_file: head.contains('/'), lines }
+    };
+    starts.iter().zip(ends).map(mapping).collect()
 }
 
 /// Percent of the last ten seconds in which some process waited for memory; `None` where the system does not say (Linux
@@ -319,5 +357,19 @@ mod tests {
                      5000-6000 r-xp 0 00:00 0  [vdso]\nSize:  8 kB\nRss:  0 kB\n\
                      7000-8000 r-xp 0 00:00 0  /lib/y\nSize:  50 kB\nRss:  50 kB\n";
         assert_eq!(code_to_come_in(smaps), 500 << 10);
+    }
+
+    #[test]
+    fn large_files_lie_in_huge_pages_or_not() {
+        let map = |path: &str, rss: u64, huge: u64| {
+            format!(
+                "1000-2000 r--s 0 00:00 0  {path}\nSize: 900000 kB\nRss: {rss} kB\nFilePmdMapped: {huge} kB\nVmFlags: rd\n"
+            )
+        };
+        let share = |maps: &[String]| files_in_huge_pages_in(&maps.concat());
+        let (model, own) = (map("/m.gguf", 200_000, 50_000), map("", 200_000, 0));
+        assert_eq!(share(&[map("/bin/x", 8_000, 0), own.clone()]), None);
+        assert_eq!(share(&[map("/bin/x", 8_000, 0), model.clone(), own]), Some(0.25));
+        assert_eq!(share(&[model, map("/n.gguf", 200_000, 150_000)]), Some(0.5));
     }
 }

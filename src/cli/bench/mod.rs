@@ -77,6 +77,7 @@ pub fn run(args: &BenchArgs) -> Done {
     open::finish(&engine)?;
     // The probe needs memory of its own: after the rows, so that it is no part of their peak.
     let (ledger, away) = (engine.ledger().total(), engine.accelerator().is_some());
+    let in_huge_pages = memory::files_in_huge_pages();
     drop((sessions, recording));
     if let Some(expected) = &expected {
         expect(expected, &mut rows, &seen)?;
@@ -88,7 +89,16 @@ pub fn run(args: &BenchArgs) -> Done {
     let mut passing = Passing::show("measuring the disk");
     let disk = on_disk.map(|(file, bytes)| disk::read_speed(&file, bytes, disk::WHOLE)).transpose()?;
     passing.clear();
-    let machine = report::Machine { model: &name, isa, ceiling: &ceiling, disk: disk.as_ref(), budget, ledger, away };
+    let machine = report::Machine {
+        model: &name,
+        isa,
+        ceiling: &ceiling,
+        disk: disk.as_ref(),
+        budget,
+        ledger,
+        away,
+        in_huge_pages,
+    };
     terminal::answer(&report::render(args.output, &rows, &machine))
 }
 

@@ -24,6 +24,8 @@ pub struct Machine<'a> {
     pub ledger: u64,
     /// Some of the model lies on an accelerator.
     pub away: bool,
+    /// Which share of the mapped weights lies in huge pages, where any are mapped.
+    pub in_huge_pages: Option<f64>,
 }
 
 pub fn render(output: Output, rows: &[Row], machine: &Machine<'_>) -> String {
@@ -64,6 +66,7 @@ fn object(row: &Row, machine: &Machine<'_>) -> Map<String, Value> {
         ("repetitions", json!(row.samples.len())),
         ("instructions", json!(machine.isa)),
         ("ceiling_gigabytes_per_second", json!(rounded(ceiling / 1e9))),
+        ("weights_in_huge_pages", json!(machine.in_huge_pages.map(rounded))),
         ("budget_bytes", json!(machine.budget.map(|budget| budget.bytes))),
         ("expert_slots", json!(disk.map(|disk| disk.slots))),
         ("hit_rate", json!(of_disk(|d| d.hit_rate))),
@@ -115,6 +118,13 @@ fn below(rows: &[Row], machine: &Machine<'_>) -> String {
         ceiling / 1e9,
         machine.ceiling.pages
     );
+    if let Some(share) = machine.in_huge_pages.filter(|share| *share < 0.9) {
+        out.push_str(&format!(
+            "weights: {:.0} % of them lie in huge pages, which are read faster (a packed file does where the system keeps files \
+             so, as far as memory was free when it was read in or written)\n",
+            share * 100.0
+        ));
+    }
     if machine.away {
         out.push_str(
             "GB/s: what the processor read of it; what an accelerator reads of its own memory is not counted\n",
@@ -230,6 +240,7 @@ mod tests {
                 budget,
                 ledger: 100,
                 away: false,
+                in_huge_pages: Some(0.456),
             },
         )
     }
@@ -269,7 +280,7 @@ mod tests {
         assert_eq!((number("gigabytes_per_second"), number("share_of_ceiling")), (15.0, 0.5));
         assert_eq!((number("peak_rss_bytes"), number("ledger_bytes"), number("threads")), (123.0, 100.0, 2.0));
         assert_eq!((number("expected_tokens_per_second"), number("measured_to_expected")), (31.0, 1.0));
-        assert_eq!(row["model"], "a,\"b\"");
+        assert_eq!((row["model"].as_str(), number("weights_in_huge_pages")), (Some("a,\"b\""), 0.456));
     }
 
     #[test]
@@ -287,6 +298,8 @@ mod tests {
             assert!(widths.len() == 4 && widths.iter().all(|w| *w == widths[0]), "{text}");
         }
         let text = rendered(Output::Md);
-        assert!(text.contains("50 %") && text.contains("ceiling: 30.0 GB/s") && text.contains("2 threads"), "{text}");
+        for words in ["50 %", "ceiling: 30.0 GB/s", "2 threads", "weights: 46 % of them lie in huge pages"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
     }
 }
