@@ -91,7 +91,22 @@ impl Session {
         let beside = folder.join(format!(".{}.part", name.to_string_lossy()));
         let file = File::options().create(true).truncate(false).write(true).open(&beside).map_err(failed)?;
         file.try_lock().map_err(|_| Error::Runtime(format!("another program is writing {}", path.display())))?;
-        file.set_len(0).map_err(failed)?; // what a killed attempt has left
+        let done = self.write(&file, failed).and_then(|bytes| {
+            file.sync_all().map_err(failed)?;
+            std::fs::rename(&beside, path).map_err(failed)?;
+            Ok(bytes)
+        });
+        if done.is_err() {
+            let _ = std::fs::remove_file(&beside); // a full disk is not to stay full
+        }
+        // The name, too, outlasts a loss of power where folders can be synced.
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        done
+    }
+
+    /// Writes what is computed to an empty file. Returns its bytes.
+    fn write(&self, mut file: &File, failed: impl Fn(std::io::Error) -> Error) -> Result<u64> {
+        file.set_len(0).map_err(&failed)?; // what a killed attempt has left
         let header = json!({
             "model": self.shared().identity.digest()?,
             "cache": self.shared().kv.words(),
@@ -104,7 +119,7 @@ impl Session {
         let mut put = |part: &[u8]| {
             hash.update(part);
             bytes += part.len() as u64;
-            (&file).write_all(part).map_err(failed)
+            file.write_all(part).map_err(&failed)
         };
         put(MAGIC)?;
         put(&(header.len() as u64).to_le_bytes())?;
@@ -115,11 +130,7 @@ impl Session {
                 put(&part)?;
             }
         }
-        (&file).write_all(&hash.finalize()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        std::fs::rename(&beside, path).map_err(failed)?;
-        // The name, too, outlasts a loss of power where folders can be synced.
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        file.write_all(&hash.finalize()).map_err(&failed)?;
         Ok(bytes + HASH)
     }
 
