@@ -151,12 +151,16 @@ impl Sampler {
     /// The next token. `logits` has one entry for each row of the vocabulary and is changed; `recent` are the
     /// tokens so far, prompt included, of which the penalties look at the last.
     ///
-    /// Errors (runtime): logits that are not numbers, or none left to choose from.
+    /// Errors: logits that are not numbers, or none left to choose from (runtime), because of a bias (usage).
     pub fn sample(&mut self, logits: &mut [f32], recent: &[u32]) -> Result<u32> {
         assert!(logits.len() >= self.limit, "{} logits for a vocabulary of {}", logits.len(), self.limit);
         let logits = &mut logits[..self.limit];
         self.adjust(logits, recent);
         self.hold(logits)?;
+        let forbidden = |logits: &[f32]| logits.iter().all(|logit| *logit == f32::NEG_INFINITY);
+        if !self.settings.logit_bias.is_empty() && forbidden(logits) {
+            return Err(Error::Usage("logit_bias leaves no token to choose".into()));
+        }
         let best = best(logits)?;
         if self.settings.temperature == 0.0 {
             return Ok(best.0);

@@ -7,7 +7,7 @@ use super::look::{Api, Look};
 use super::queue::{Caller, Event};
 use super::shape::Head;
 use super::stream::Flow;
-use super::words::{body, discard, model_ready};
+use super::words::{aside, body, discard, model_ready};
 use super::{House, MOST_BODY, Served, Settings, messages, responses};
 use axum::body::Body;
 use axum::extract::State;
@@ -67,10 +67,13 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
     }
     let bytes = body(request, MOST_BODY).await?;
     // A place is taken once the body is there, so that nobody holds one by sending slowly, and before it is tokenised.
-    let mut places = house.queue.take(1).ok_or_else(full)?;
+    let place = house.queue.take(1).ok_or_else(full)?;
+    let timeout = house.settings.timeout;
+    let deadline = (arrived + timeout).into();
     let (inside, model) = (house.clone(), served.clone());
-    let reading = tokio::task::spawn_blocking(move || read(&inside.settings, &model, api, &bytes, arrived));
-    let ask = reading.await.map_err(|_| Failure::internal("the request could not be read"))??;
+    let reading = aside(place, move || read(&inside.settings, &model, api, &bytes, arrived));
+    let reading = tokio::time::timeout_at(deadline, reading).await;
+    let (ask, mut places) = reading.map_err(|_| Failure::timeout(timeout.as_secs()))??;
     if house.settings.log_prompts {
         for prompt in &ask.batch.prompts {
             tracing::info!(text = served.engine.text().decode(prompt), "prompt");
@@ -94,8 +97,6 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
     let caller = house.queue.send(&ask.batch, places, &house.metrics);
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let look = Look::new(api, served.engine.clone(), Head { created, model: served.id.clone() }, &ask);
-    let timeout = house.settings.timeout;
-    let deadline = (arrived + timeout).into();
     if ask.stream {
         return Ok(told(Flow::new(caller, look, ask.batch.n, deadline, timeout).into_response()));
     }

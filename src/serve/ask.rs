@@ -144,7 +144,7 @@ impl Ask {
         let n = fields.whole("n", 1..=MOST_CHOICES)?.unwrap_or(1);
         let max_tokens = max_tokens(&mut fields, way)?;
         let mut stop = stop(&mut fields)?;
-        Stops::new(&stop)?;
+        Stops::new(&stop).map_err(|e| Failure::from(e).of("stop"))?;
         let logprobs = logprobs(&mut fields, way)?;
         let guesses = fields.whole("speculative.n_max", 0..=usize::MAX)?;
         let on = fields.flag("ignore_eos")?.unwrap_or(false);

@@ -75,6 +75,11 @@ impl Choice {
         }
     }
 
+    /// The last call, where the answer ended in the middle of it.
+    pub fn cut(&self) -> Option<&Call> {
+        self.calls.last().filter(|_| self.begun)
+    }
+
     pub fn reason(&self) -> Reason {
         match &self.ended {
             // A stop text in the middle of a call: nobody should carry that out.
@@ -99,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_call_that_a_stop_text_cut_is_not_to_be_carried_out() {
-        let ended = |finish| Ended { finish, stats: Stats::default(), stop: Some(0) };
+        let ended = |finish| Ended { finish, stats: Stats::default(), stop: Some(0), slot: 0 };
         let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n";
         for (text, reason) in
             [(&call[..call.len() - 20], Reason::Length), (call, Reason::Calls), ("so", Reason::Stop(0))]

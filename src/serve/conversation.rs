@@ -70,19 +70,14 @@ fn message(value: Value, place: &str) -> Outcome<Message> {
     }
     let newer = "is called tool_calls now";
     fields.refuse(&[("function_call", newer), ("audio", WORDS_ONLY), ("images", WORDS_ONLY)])?;
-    // A name is shown to no model of this family; what another model thought or refused is no part of the text.
-    fields.ignore(&[
-        "name",
-        "refusal",
-        "reasoning_content",
-        "annotations",
-        "cache_control",
-        "provider_specific_fields",
-    ]);
+    // A name is shown to no model of this family; what another model thought is no part of the text, and how it refused is where
+    // it said nothing else.
+    let refusal = fields.text("refusal")?.filter(|_| role == "assistant");
+    fields.ignore(&["name", "reasoning_content", "annotations", "cache_control", "provider_specific_fields"]);
     let place = fields.name("content");
     let content = match fields.take("content") {
         Some(content) => text(content, &place)?,
-        None if !calls.is_empty() => String::new(),
+        None if refusal.is_some() || !calls.is_empty() => refusal.unwrap_or_default(),
         None => return Err(Failure::field(place, "is missing")),
     };
     fields.end()?;
@@ -107,6 +102,10 @@ pub fn text_part(value: Value, place: &str) -> Outcome<String> {
     match fields.text("type")?.as_deref() {
         // The last two are what the responses API calls them.
         Some("text" | "input_text" | "output_text") => {}
+        Some("refusal") => {
+            let refusal = fields.text("refusal")?.unwrap_or_default();
+            return fields.end().map(|()| refusal);
+        }
         Some(_) => return Err(Failure::field(fields.name("type"), format!("is not \"text\": {WORDS_ONLY}"))),
         None => return Err(Failure::field(fields.name("type"), "is missing")),
     }

@@ -4,6 +4,7 @@ use crate::error::Error;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use std::path::{MAIN_SEPARATOR, Path};
 
 /// Seconds a client is asked to wait before it tries again.
 const RETRY_SECONDS: u64 = 1;
@@ -41,6 +42,17 @@ impl Failure {
         let name = name.into();
         let message = format!("{name} {}", problem.as_ref());
         Failure { param: Some(name), ..Failure::request(message) }
+    }
+
+    /// The same, as a problem of a field.
+    pub fn of(self, name: &str) -> Failure {
+        Failure { param: Some(name.into()), ..self }
+    }
+
+    /// The same without the folder of a file, which is nobody's business.
+    pub fn within(self, folder: &Path) -> Failure {
+        let folder = format!("{}{MAIN_SEPARATOR}", folder.display());
+        Failure { message: self.message.replace(&folder, ""), ..self }
     }
 
     /// 400: conversations that Anthropic's servers keep. Its packages know the code and send all of it themselves then.
@@ -123,6 +135,12 @@ impl Failure {
     /// 429: everything is taken.
     pub fn full(places: usize) -> Failure {
         let message = format!("all {places} places for answers being written or waiting are taken; try again soon");
+        Failure::new(StatusCode::TOO_MANY_REQUESTS, message, Some("queue_full"))
+    }
+
+    /// 429, for texts nobody is to answer.
+    pub fn full_of_words(places: usize) -> Failure {
+        let message = format!("{places} texts are worked on or wait for that; try again soon");
         Failure::new(StatusCode::TOO_MANY_REQUESTS, message, Some("queue_full"))
     }
 

@@ -1,6 +1,6 @@
 //! What an operator can watch: counters, gauges and histograms, as Prometheus reads them.
 
-use super::queue::Ended;
+use crate::engine::Stats;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -151,9 +151,12 @@ impl Metrics {
         add(&self.failed, 1);
     }
 
-    pub fn ended(&self, ended: &Ended) {
-        let stats = &ended.stats;
+    pub fn ended(&self) {
         add(&self.ended, 1);
+    }
+
+    /// What an answer has cost, however it ended.
+    pub fn cost(&self, stats: &Stats) {
         add(&self.prompt_tokens, stats.prompt_tokens as u64);
         add(&self.reused_tokens, stats.reused_tokens as u64);
         add(&self.drafted_tokens, stats.drafted as u64);

@@ -47,7 +47,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thermocline::Scene;
-use tokio::sync::{oneshot, watch as signal};
+use tokio::sync::{Semaphore, oneshot, watch as signal};
 use worker::Worker;
 
 /// Bytes of one request's body.
@@ -118,6 +118,8 @@ struct House {
     address: SocketAddr,
     served: OnceLock<Arc<Served>>,
     queue: Queue,
+    /// Places of texts that are only tokenised, or written out.
+    words: Arc<Semaphore>,
     metrics: Metrics,
     scene: Scene,
     /// True once the server was told to end.
@@ -165,7 +167,8 @@ impl Server {
         let queue = Queue::new(sender, settings.slots + settings.queue);
         let (end, ending) = signal::channel(false);
         let (metrics, scene) = (Metrics::default(), Scene::default());
-        let house = House { settings, address, served: OnceLock::new(), queue, metrics, scene, ending };
+        let words = Arc::new(Semaphore::new(words::MOST_WORDS));
+        let house = House { settings, address, served: OnceLock::new(), queue, words, metrics, scene, ending };
         Ok(Server { house: Arc::new(house), listener, orders, end })
     }
 

@@ -23,8 +23,8 @@ pub struct Renamed {
 }
 
 impl Renamed {
-    fn new(namespace: Option<&str>, name: String, custom: bool) -> Renamed {
-        Renamed { shown: shown(namespace, &name), namespace: namespace.map(Into::into), name, custom }
+    pub fn new(shown: String, namespace: Option<&str>, name: String, custom: bool) -> Renamed {
+        Renamed { shown, namespace: namespace.map(Into::into), name, custom }
     }
 }
 
@@ -46,10 +46,10 @@ pub fn read(tools: Vec<Value>) -> Outcome<Offers> {
     Ok(offers)
 }
 
-/// A tool of a chat as a function, and what it is called there if it takes free text.
-pub fn of_chat(tool: Value, place: &str) -> Outcome<(Value, Option<Renamed>)> {
+/// A tool of a chat as a function, and whether it takes free text there.
+pub fn of_chat(tool: Value, place: &str) -> Outcome<(Value, bool)> {
     if tool["type"] != "custom" {
-        return Ok((tool, None));
+        return Ok((tool, false));
     }
     let mut fields = Fields::of(tool, place)?;
     fields.ignore(&["type"]);
@@ -59,8 +59,22 @@ pub fn of_chat(tool: Value, place: &str) -> Outcome<(Value, Option<Renamed>)> {
     fields.end()?;
     let (name, mut function) = free_text(&mut custom)?;
     custom.end()?;
-    function.insert("name".into(), name.clone().into());
-    Ok((json!({ "type": "function", "function": function }), Some(Renamed::new(None, name, true))))
+    function.insert("name".into(), name.into());
+    Ok((json!({ "type": "function", "function": function }), true))
+}
+
+/// A name that none of these has, where one of them or this is known by another: a call must say whose it is.
+pub fn free(mut shown: String, renamed: &[Renamed], other: bool, taken: impl Fn(&str) -> bool) -> String {
+    while taken(&shown) && (other || behind(renamed, &shown).is_some()) {
+        shown.push('_');
+    }
+    shown
+}
+
+/// What the model knows a tool as.
+pub fn known(renamed: &[Renamed], namespace: Option<&str>, name: &str, custom: bool) -> String {
+    let same = |tool: &&Renamed| tool.namespace.as_deref() == namespace && tool.name == name && tool.custom == custom;
+    renamed.iter().find(same).map_or_else(|| shown(namespace, name), |tool| tool.shown.clone())
 }
 
 /// The renamed tool behind what the model calls.
@@ -77,19 +91,24 @@ pub fn shown(namespace: Option<&str>, name: &str) -> String {
     }
 }
 
-/// The arguments that stand for a free text, and the text in them: none where they were cut off.
+/// The arguments that stand for a free text, and the text in them, or as much of it as there is.
 pub fn arguments(input: &str) -> String {
     json!({ INPUT: input }).to_string()
 }
 
 pub fn input(arguments: &str) -> String {
-    let parsed: Value = serde_json::from_str(arguments).unwrap_or_default();
-    parsed[INPUT].as_str().unwrap_or_default().to_string()
+    let text = |json: &str| Some(serde_json::from_str::<Value>(json).ok()?[INPUT].as_str()?.to_string());
+    // Where they were cut off, perhaps within the escape of a character, which may have two of six letters.
+    let cut = |by: usize| text(&format!("{}\"}}", arguments.get(..arguments.len().checked_sub(by)?)?));
+    text(arguments).or_else(|| (0..=12).find_map(cut)).unwrap_or_default()
 }
 
 /// A choice among the tools, by the names the model knows.
-pub fn choice(mut choice: Value) -> Value {
-    let named = |tool: &Value| tool["name"].as_str().map(|name| shown(tool["namespace"].as_str(), name));
+pub fn choice(mut choice: Value, renamed: &[Renamed]) -> Value {
+    let named = |tool: &Value| {
+        let name = tool["name"].as_str()?;
+        Some(known(renamed, tool["namespace"].as_str(), name, tool["type"] == "custom"))
+    };
     if let (Some("function" | "custom"), Some(name)) = (choice["type"].as_str(), named(&choice)) {
         let mut function = choice;
         function["name"] = name.into();
@@ -144,7 +163,7 @@ impl Offers {
         let (place, name) = (fields.name("name"), tools::name(&mut fields)?);
         fields.ignore(&["defer_loading"]);
         fields.end()?;
-        self.offer(Renamed::new(namespace, name, false), function, &place)
+        self.offer(Renamed::new(shown(namespace, &name), namespace, name, false), function, &place)
     }
 
     fn text(&mut self, mut fields: Fields, namespace: Option<&str>) -> Outcome<()> {
@@ -152,14 +171,17 @@ impl Offers {
         let place = fields.name("name");
         let (name, function) = free_text(&mut fields)?;
         fields.end()?;
-        self.offer(Renamed::new(namespace, name, true), function, &place)
+        self.offer(Renamed::new(shown(namespace, &name), namespace, name, true), function, &place)
     }
 
     /// `place` is that of the name.
-    fn offer(&mut self, tool: Renamed, mut function: Map<String, Value>, place: &str) -> Outcome<()> {
+    fn offer(&mut self, mut tool: Renamed, mut function: Map<String, Value>, place: &str) -> Outcome<()> {
         if self.functions.len() == MOST_TOOLS {
             return Err(Failure::field("tools", format!("has more than {MOST_TOOLS} functions")));
         }
+        let other = tool.namespace.is_some() || tool.custom;
+        let taken = |name: &str| self.functions.iter().any(|function| function["function"]["name"] == name);
+        tool.shown = free(tool.shown, &self.renamed, other, taken);
         if tool.shown.len() > LONGEST_NAME {
             let length = tool.shown.len();
             let problem = format!("makes {length} letters with its namespace, expected at most {LONGEST_NAME}");
@@ -167,7 +189,7 @@ impl Offers {
         }
         function.insert("name".into(), tool.shown.clone().into());
         self.functions.push(json!({ "type": "function", "function": function }));
-        if tool.namespace.is_some() || tool.custom {
+        if other || tool.shown != tool.name {
             self.renamed.push(tool);
         }
         Ok(())
@@ -229,7 +251,11 @@ mod tests {
         assert_eq!((land.name.as_str(), land.custom), ("patch", true));
         let told = offers.functions[2]["function"]["description"].as_str().expect("a text");
         assert!(told.starts_with("Edits.") && told.ends_with("(lark):\nstart: A"), "{told}");
-        assert_eq!((input(&arguments("a \"b\"\n")), input("{\"input\": \"cut")), ("a \"b\"\n".into(), String::new()));
+        assert_eq!(input(&arguments("a \"b\"\n\u{1F98A}")), "a \"b\"\n\u{1F98A}");
+        for cut in ["cut", "cut\\", "cut\\u00", "cut\\ud83e", "cut\\ud83e\\udd"] {
+            assert_eq!(input(&format!("{{\"input\": \"{cut}")), "cut", "{cut}");
+        }
+        assert_eq!((input("{\"inp"), input("{\"input\": \"é"), input("")), (String::new(), "é".into(), String::new()));
         for (tool, field) in [
             (json!({ "type": "custom", "name": "x", "format": { "type": "picture" } }), "tools[0].format.type"),
             (json!({ "type": "namespace", "tools": [] }), "tools[0].name"),
@@ -253,7 +279,32 @@ mod tests {
     }
 
     #[test]
+    fn tools_of_one_name_are_told_apart() {
+        let (function, custom) =
+            (json!({ "type": "function", "name": "code" }), json!({ "type": "custom", "name": "code" }));
+        let space = |name: &str, tool: &Value| json!({ "type": "namespace", "name": name, "tools": [tool] });
+        for (tools, names, by) in [
+            ([function.clone(), custom.clone()], ["code", "code_"], [("code", false), ("code_", true)]),
+            ([custom.clone(), function.clone()], ["code", "code_"], [("code_", false), ("code", true)]),
+        ] {
+            let offers = read(tools.to_vec()).unwrap_or_else(|e| panic!("{}", e.message()));
+            assert_eq!(offers.functions.iter().map(|f| &f["function"]["name"]).collect::<Vec<_>>(), names);
+            for (shown, custom) in by {
+                assert_eq!(known(&offers.renamed, None, "code", custom), shown);
+                assert_eq!(behind(&offers.renamed, shown).is_some_and(|tool| tool.custom), custom);
+            }
+            let named = choice(json!({ "type": "custom", "name": "code" }), &offers.renamed);
+            assert_eq!(named["function"]["name"], by[1].0);
+        }
+        let plain = json!({ "type": "function", "name": "a__code" });
+        let offers = read(vec![plain, space("a", &function)]).unwrap_or_else(|e| panic!("{}", e.message()));
+        assert!(behind(&offers.renamed, "a__code").is_none());
+        assert_eq!(behind(&offers.renamed, "a__code_").and_then(|tool| tool.namespace.as_deref()), Some("a"));
+    }
+
+    #[test]
     fn choices_name_what_the_model_knows() {
+        let choice = |value| choice(value, &[]);
         let named = choice(json!({ "type": "custom", "name": "patch" }));
         assert_eq!(named, json!({ "type": "function", "function": { "name": "patch" } }));
         let more = choice(json!({ "type": "function", "namespace": "sea", "name": "look", "typo": 1 }));

@@ -43,6 +43,8 @@ pub struct Ended {
     pub stats: Stats,
     /// Which of the request's stop texts it was.
     pub stop: Option<usize>,
+    /// Where its conversation lies now.
+    pub slot: usize,
 }
 
 impl Job {

@@ -84,7 +84,7 @@ pub fn chat(mut fields: Fields) -> Outcome<(Fields, Offers)> {
     let mut offers = offers::read(fields.list("tools")?.unwrap_or_default())?;
     chat.insert("tools".into(), Value::Array(std::mem::take(&mut offers.functions)));
     if let Some(choice) = fields.take("tool_choice") {
-        chat.insert("tool_choice".into(), offers::choice(choice));
+        chat.insert("tool_choice".into(), offers::choice(choice, &offers.renamed));
     }
     fields.end()?;
     Ok((Fields::from(chat), offers))

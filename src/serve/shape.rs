@@ -111,13 +111,19 @@ impl Shape {
 
     /// A call, with as much of its arguments as is there.
     fn called(&self, call: &Call, arguments: &str) -> Value {
-        let Call { id, name, .. } = call;
+        let id = &call.id;
+        let name = offers::behind(&self.renamed, &call.name).map_or(&call.name, |tool| &tool.name);
         match self.takes_text(call) {
             true => {
                 json!({ "id": id, "type": "custom", "custom": { "name": name, "input": offers::input(arguments) } })
             }
             false => json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }),
         }
+    }
+
+    /// The text of a call in a stream.
+    fn text_delta(&self, at: usize, call: &Call) -> Value {
+        json!({ "tool_calls": [{ "index": at, "custom": { "input": offers::input(&call.arguments) } }] })
     }
 
     /// What parts of a choice, the last it took, are in a stream.
@@ -137,10 +143,7 @@ impl Shape {
                 Some(json!({ "tool_calls": [{ "index": next - 1, "function": { "arguments": more } }] }))
             }
             // Told when it is whole: it is JSON, and the text is not.
-            Part::Called if self.takes_text(&calls[next - 1]) => {
-                let input = offers::input(&calls[next - 1].arguments);
-                Some(json!({ "tool_calls": [{ "index": next - 1, "custom": { "input": input } }] }))
-            }
+            Part::Called if self.takes_text(&calls[next - 1]) => Some(self.text_delta(next - 1, &calls[next - 1])),
             Part::Arguments(_) | Part::Called => None,
         };
         parts.iter().filter_map(&mut delta).collect()
@@ -154,7 +157,9 @@ impl Shape {
         let mut choices: Vec<Value> = Vec::new();
         match self.way {
             Way::Chat => {
-                choices.extend(self.deltas(index, &parts).into_iter().map(rest));
+                let cut = self.choices[index].cut().filter(|call| self.takes_text(call));
+                let cut = cut.map(|call| self.text_delta(self.choices[index].calls.len() - 1, call));
+                choices.extend(self.deltas(index, &parts).into_iter().chain(cut).map(rest));
                 choices.push(json!({ "index": index, "delta": {}, "logprobs": null, "finish_reason": reason }));
             }
             Way::Completion => {
@@ -165,6 +170,7 @@ impl Shape {
         let mut chunks: Vec<Value> = choices.into_iter().map(|choice| Value::Object(self.chunk(choice))).collect();
         if let Some(last) = chunks.last_mut() {
             last["timings"] = timings(&ended.stats);
+            last["id_slot"] = json!(ended.slot);
         }
         chunks
     }
@@ -201,6 +207,8 @@ impl Shape {
             add(&mut total, &ended.stats);
         }
         object.insert("timings".into(), timings(&total));
+        let slot = self.choices.first().and_then(|choice| choice.ended.as_ref()).map(|ended| ended.slot);
+        object.insert("id_slot".into(), json!(slot));
         Value::Object(object)
     }
 

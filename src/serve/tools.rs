@@ -38,13 +38,19 @@ pub fn read(fields: &mut Fields) -> Outcome<Tools> {
     for (at, tool) in list.into_iter().enumerate() {
         let place = format!("{place}[{at}]");
         let (tool, text) = offers::of_chat(tool, &place)?;
-        renamed.extend(text);
-        let (function, value, insisted) = one(tool, &place)?;
+        let (mut function, mut value, insisted) = one(tool, &place)?;
+        let taken = |name: &str| functions.iter().any(|function| function.name == name);
+        let name = offers::free(function.name.clone(), &renamed, text, taken);
+        if text || name != function.name {
+            renamed.push(Renamed::new(name.clone(), None, function.name, text));
+        }
+        value["function"]["name"] = name.clone().into();
+        function.name = name;
         strict.extend(insisted.then(|| function.name.clone()));
         functions.push(function);
         shown.push(value);
     }
-    let required = match choose(choice, &functions)? {
+    let required = match choose(choice, &functions, &renamed)? {
         Choice::None => return Ok(Tools::default()),
         Choice::Auto => false,
         Choice::Required => true,
@@ -73,7 +79,7 @@ enum Choice {
     Allowed(Vec<String>, bool),
 }
 
-fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
+fn choose(choice: Option<Value>, functions: &[Function], renamed: &[Renamed]) -> Outcome<Choice> {
     let wrong = "is none of \"none\", \"auto\", \"required\" and {\"type\": \"function\", \"function\": {\"name\"}}";
     let chosen = match choice {
         None => return Ok(Choice::Auto),
@@ -85,7 +91,7 @@ fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
         },
         Some(Value::Object(mut map)) if map.get("type").is_some_and(|kind| kind == "allowed_tools") => {
             let nested = map.remove("allowed_tools").filter(Value::is_object);
-            return allowed(Fields::of(nested.unwrap_or(Value::Object(map)), "tool_choice")?, functions);
+            return allowed(Fields::of(nested.unwrap_or(Value::Object(map)), "tool_choice")?, functions, renamed);
         }
         Some(value) => {
             let mut fields = Fields::of(value, "tool_choice")?;
@@ -97,6 +103,7 @@ fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
                 return Err(Failure::field("tool_choice", wrong));
             };
             let name = function.text("name")?.unwrap_or_default();
+            let name = offers::known(renamed, None, &name, kind == "custom");
             function.end()?;
             fields.end()?;
             match functions.iter().position(|function| function.name == name) {
@@ -112,7 +119,7 @@ fn choose(choice: Option<Value>, functions: &[Function]) -> Outcome<Choice> {
 }
 
 /// `{"mode", "tools"}`: the functions that may be called, and whether one must be.
-fn allowed(mut fields: Fields, functions: &[Function]) -> Outcome<Choice> {
+fn allowed(mut fields: Fields, functions: &[Function], renamed: &[Renamed]) -> Outcome<Choice> {
     let required = match fields.text("mode")?.as_deref() {
         Some("required") => true,
         Some("auto") | None => false,
@@ -123,9 +130,9 @@ fn allowed(mut fields: Fields, functions: &[Function]) -> Outcome<Choice> {
     let mut names = Vec::new();
     for tool in fields.list("tools")?.unwrap_or_default() {
         let name = [&tool["function"], &tool["custom"], &tool].into_iter().find_map(|tool| tool["name"].as_str());
-        let name = name.unwrap_or_default();
+        let name = offers::known(renamed, None, name.unwrap_or_default(), tool["type"] == "custom");
         match functions.iter().any(|function| function.name == name) {
-            true => names.push(name.to_string()),
+            true => names.push(name),
             false => return Err(Failure::field(place, "names a function that is not among the tools")),
         }
     }

@@ -14,9 +14,13 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// For a body to arrive.
 const BODY: Duration = Duration::from_secs(30);
+
+/// Texts that are worked on or wait for that; more are turned away.
+pub const MOST_WORDS: usize = 64;
 
 /// Bytes of a refused body that are waited for.
 const MOST_DISCARDED: usize = 8 * MOST_BODY;
@@ -63,6 +67,23 @@ pub fn discard(request: Request<Body>) {
     }));
 }
 
+/// Works away from the thread that serves connections. The place is held until that is done, whoever has left meanwhile, and is
+/// handed back; for who left before it began nothing is done.
+pub async fn aside<T: Send + 'static>(
+    place: OwnedSemaphorePermit,
+    work: impl FnOnce() -> Outcome<T> + Send + 'static,
+) -> Outcome<(T, OwnedSemaphorePermit)> {
+    let caller = Arc::new(());
+    let left = Arc::downgrade(&caller);
+    let working = tokio::task::spawn_blocking(move || match left.strong_count() {
+        0 => Err(Failure::internal("nobody waits for it")),
+        _ => work().map(|done| (done, place)),
+    });
+    let done = working.await;
+    drop(caller); // held until here, or until this is dropped unfinished
+    done.map_err(|_| Failure::internal("the request could not be read"))?
+}
+
 /// Reads a body and works on it away from the thread that serves connections.
 async fn work(
     house: Arc<House>,
@@ -71,8 +92,8 @@ async fn work(
 ) -> Outcome<Json<Value>> {
     let served = model_ready(&house)?;
     let bytes = body(request, MOST_BODY).await?;
-    let working = tokio::task::spawn_blocking(move || job(&served, Fields::body(&bytes)?));
-    working.await.map_err(|_| Failure::internal("the request could not be read"))?.map(Json)
+    let place = house.words.clone().try_acquire_owned().map_err(|_| Failure::full_of_words(MOST_WORDS))?;
+    aside(place, move || job(&served, Fields::body(&bytes)?)).await.map(|(reply, _)| Json(reply))
 }
 
 pub async fn tokenize(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {

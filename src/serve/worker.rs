@@ -143,7 +143,11 @@ impl Worker {
                 "an answer is being written in slot {id}; try again when it is done"
             )));
         }
-        act.carry_out(id, &mut slot.session)
+        let outcome = act.carry_out(id, &mut slot.session)?;
+        // What is asked for is not what was idle longest.
+        self.jobs += 1;
+        slot.used = self.jobs;
+        Ok(outcome)
     }
 
     /// Gives waiting jobs, first come first served, a slot each.
@@ -155,7 +159,9 @@ impl Worker {
             self.house.metrics.seated(job.arrived.elapsed());
             let slot = &mut self.slots[at];
             slot.used = self.jobs;
-            slot.writing = Some(Writing { job, answer: None, read: 0, tokens: 0, last: None });
+            // Behind the prompts that have waited for longer, before the one that was read on last.
+            let read = self.rounds.saturating_sub(1);
+            slot.writing = Some(Writing { job, answer: None, read, tokens: 0, last: None });
         }
     }
 
@@ -186,6 +192,7 @@ impl Worker {
         for at in 0..self.slots.len() {
             let Some(mut writing) = self.slots[at].writing.take() else { continue };
             if writing.job.is_abandoned() {
+                writing.answer.iter().for_each(|answer| self.house.metrics.cost(&answer.stats()));
                 self.house.metrics.cancelled();
                 continue;
             }
@@ -295,15 +302,17 @@ impl Worker {
             }
             Ok(None) => {
                 let finish = writing.answer.as_ref().and_then(Answer::finish).unwrap_or(Finish::Interrupted);
-                let ended = Ended { finish, stats, stop: writing.answer.as_ref().and_then(Answer::stop) };
+                let ended = Ended { finish, stats, stop: writing.answer.as_ref().and_then(Answer::stop), slot: at };
+                metrics.cost(&stats);
                 match finish {
                     Finish::Interrupted => metrics.cancelled(),
-                    _ => metrics.ended(&ended),
+                    _ => metrics.ended(),
                 }
                 log(&ended, &writing.job);
                 writing.job.say(Event::Ended(ended));
             }
             Err(e) => {
+                metrics.cost(&stats);
                 metrics.failed();
                 tracing::error!("an answer failed: {e}");
                 writing.job.say(Event::Failed(e));

@@ -196,6 +196,16 @@ fn chats_offer_tools_that_take_text() {
     let begun =
         json!({ "index": 0, "id": deltas[0]["id"], "type": "custom", "custom": { "name": "patch", "input": "" } });
     assert_eq!(deltas, [&begun, &json!({ "index": 0, "custom": { "input": input } })]);
+    // One of the same name as a function is known by another, and told apart.
+    let called = |choice: &Value| {
+        let twin = json!({ "type": "function", "function": { "name": "patch", "parameters": { "type": "object",
+            "properties": { "n": { "type": "integer" } }, "required": ["n"] } } });
+        let reply = served.chat(&with(ask.clone(), json!({ "tools": [twin, patch], "tool_choice": choice })));
+        reply["choices"][0]["message"]["tool_calls"][0].clone()
+    };
+    let (text, twin) = (called(&free), called(&json!({ "type": "function", "function": { "name": "patch" } })));
+    assert_eq!((&text["type"], &text["custom"]["name"]), (&json!("custom"), &json!("patch")), "{text}");
+    assert!(twin["function"]["arguments"].as_str().is_some_and(|json| json.contains("\"n\"")), "{twin}");
     // It can be one of those that are allowed.
     let allowed = json!({ "type": "allowed_tools", "allowed_tools": { "mode": "required", "tools": [free] } });
     let reply = served.chat(&with(ask.clone(), json!({ "tool_choice": allowed })));
@@ -245,6 +255,25 @@ fn responses_hold_probabilities_where_asked() {
 }
 
 /// What Anthropic's packages and agents look for.
+/// Other models' refusals are part of conversations; and what is wrong with these is the request's fault.
+#[test]
+fn what_others_refused_is_read() {
+    let served = serve(&[]);
+    let after = |said: Value| json!({ "max_tokens": 2, "messages": [{ "role": "user", "content": "Who are you?" }, said, { "role": "user", "content": "Why?" }] });
+    let read = |said: Value| served.chat(&after(said))["usage"]["prompt_tokens"].clone();
+    let plain = read(json!({ "role": "assistant", "content": "I will not say." }));
+    assert_eq!(read(json!({ "role": "assistant", "content": null, "refusal": "I will not say." })), plain);
+    assert_eq!(
+        read(json!({ "role": "assistant", "content": [{ "type": "refusal", "refusal": "I will not say." }] })),
+        plain
+    );
+    let all: serde_json::Map<String, Value> = (0..1024).map(|id| (id.to_string(), json!(-100))).collect();
+    let reply = served.post("/v1/chat/completions", &with(ask("Hi"), json!({ "logit_bias": all })));
+    assert!(reply.status == 400 && reply.body.contains("logit_bias"), "{reply:?}");
+    let reply = served.post("/v1/chat/completions", &with(ask("Hi"), json!({ "stop": [""] })));
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("stop")), "{reply:?}");
+}
+
 #[test]
 fn refusals_say_what_agents_look_for() {
     let served = serve(&[]);

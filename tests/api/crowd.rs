@@ -5,6 +5,7 @@ use super::{answer_of, ask, streamed, with};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A request that is answered until the context is full: hundreds of tokens.
@@ -138,6 +139,9 @@ fn whoever_leaves_is_not_waited_for() {
     eventually("the other's too", || served.metric("thermocline_answers_cancelled_total") == 2.0);
     eventually("all is idle", || served.metric("thermocline_queue_places_taken") == 0.0);
     assert_eq!(served.metric("thermocline_answers_total"), 0.0);
+    // What they cost is on the account.
+    assert!(served.metric("thermocline_prompt_tokens_total") > 0.0);
+    assert!(served.metric("thermocline_written_tokens_total") > 1.0);
 }
 
 #[test]
@@ -162,6 +166,34 @@ fn newcomers_do_not_wait_for_long_answers() {
     assert_eq!(answer_of(&served, &ask("What is 7 + 5?")), "7 + 5 = 12.");
     eventually("the long one alone is still being written", || served.metric("thermocline_slots_busy") == 1.0);
     assert_eq!(served.metric("thermocline_answers_total"), 1.0);
+}
+
+/// A long prompt has its turns, however many short ones come meanwhile.
+#[test]
+fn long_prompts_are_not_passed_by_for_ever() {
+    let served = serve(&["-np", "4", "-c", "8192", "-ub", "64"]);
+    let long = with(ask(&"The small boat went out. ".repeat(1100)), json!({ "max_tokens": 1 }));
+    let (done, seen) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            served.chat(&long);
+            done.store(true, Ordering::Relaxed);
+        });
+        for each in 0..2 {
+            let (served, done, seen) = (&served, &done, &seen);
+            scope.spawn(move || {
+                for round in 0..60 {
+                    let prompts: Vec<String> = (0..30).map(|i| format!("{i} foxes of {each} and {round}")).collect();
+                    served.post("/v1/completions", &json!({ "prompt": prompts, "max_tokens": 1 }));
+                    if done.load(Ordering::Relaxed) {
+                        seen.store(true, Ordering::Relaxed);
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    assert!(seen.load(Ordering::Relaxed), "3600 short prompts went before the long one");
 }
 
 #[test]

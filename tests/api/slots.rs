@@ -40,6 +40,31 @@ fn a_conversation_outlives_its_server() {
 }
 
 #[test]
+fn what_was_restored_is_not_the_next_to_go() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = keeping(folder.path());
+    assert_eq!(served.chat(&question())["id_slot"], 0);
+    assert_eq!(served.chat(&ask("Расскажи сказку о волке."))["id_slot"], 1);
+    assert_eq!(act(&served, 0, "save", "mine").status, 200);
+    assert_eq!(act(&served, 0, "restore", "mine").status, 200);
+    assert_eq!(served.chat(&ask("Who are you?"))["id_slot"], 1);
+    let again = served.chat(&question());
+    assert!(again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(50), "{again}");
+}
+
+/// Nothing of it stays, and nobody hears where the folder is.
+#[test]
+fn a_save_that_fails_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let served = keeping(folder.path());
+    std::fs::create_dir(folder.path().join("taken")).expect("a folder");
+    let failed = act(&served, 0, "save", "taken");
+    assert!(failed.status == 500 && failed.body.contains("taken cannot be written"), "{failed:?}");
+    assert!(!failed.body.contains(folder.path().to_str().expect("UTF-8")), "{failed:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 1);
+}
+
+#[test]
 fn slots_are_asked_for_what_they_can_do() {
     let folder = tempfile::tempdir().expect("a folder");
     let served = keeping(folder.path());
