@@ -72,7 +72,10 @@ fn message(value: Value, place: &str) -> Outcome<Message> {
     fields.refuse(&[("function_call", newer), ("audio", WORDS_ONLY), ("images", WORDS_ONLY)])?;
     // A name is shown to no model of this family; what another model thought is no part of the text, and how it refused is where
     // it said nothing else.
-    let refusal = fields.text("refusal")?.filter(|_| role == "assistant");
+    let refusal = match fields.take("refusal") {
+        Some(Value::String(refusal)) if role == "assistant" => Some(refusal),
+        _ => None,
+    };
     fields.ignore(&["name", "reasoning_content", "annotations", "cache_control", "provider_specific_fields"]);
     let place = fields.name("content");
     let content = match fields.take("content") {
