@@ -19,7 +19,7 @@ pub struct Tools {
     pub calls: Option<Calls>,
     /// Functions whose schemas have to be kept to the letter.
     pub strict: Vec<String>,
-    /// Those of them that take free text where they come from.
+    /// Those of them that whoever asks knows as something else.
     pub renamed: Vec<Renamed>,
 }
 
