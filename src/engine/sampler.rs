@@ -157,8 +157,7 @@ impl Sampler {
         let logits = &mut logits[..self.limit];
         self.adjust(logits, recent);
         self.hold(logits)?;
-        let forbidden = |logits: &[f32]| logits.iter().all(|logit| *logit == f32::NEG_INFINITY);
-        if !self.settings.logit_bias.is_empty() && forbidden(logits) {
+        if !self.settings.logit_bias.is_empty() && logits.iter().all(|logit| *logit == f32::NEG_INFINITY) {
             return Err(Error::Usage("logit_bias leaves no token to choose".into()));
         }
         let best = best(logits)?;

@@ -62,7 +62,7 @@ impl Linear {
 
     fn columns(&self, host: &Host, x: &Activations, memory: Vec<f32>) -> Vec<f32> {
         let count = x.t() * self.rows;
-        let mut out = if memory.capacity() < count { Vec::with_capacity(count) } else { memory };
+        let mut out = if memory.capacity() < count { vec![0f32; count] } else { memory };
         out.resize(count, 0.0);
         let least = (CHUNK_BYTES * self.rows).div_ceil(self.bytes).max(1);
         host.pool.columns(&mut out, self.rows, (least, 16), |range, out| {

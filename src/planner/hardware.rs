@@ -8,7 +8,7 @@
 pub mod machine;
 pub mod probe;
 
-use super::memory::{self, kilobytes_after};
+use super::memory::{self, Mapping, mappings};
 use crate::error::{Error, Result};
 use memmap2::MmapMut;
 use std::fmt;
@@ -147,22 +147,10 @@ fn pages_of(buffer: &[u8]) -> Pages {
 
 /// `AnonHugePages` of the maps that touch `[start, start + len)`; the kernel may have merged or split the map.
 fn huge_bytes(smaps: &str, start: usize, len: usize) -> Option<u64> {
-    let (mut inside, mut found, mut huge) = (false, false, 0);
-    for line in smaps.lines() {
-        if let Some((from, to)) = address_range(line) {
-            inside = from < start + len && to > start;
-            found |= inside;
-        } else if inside && let Some(kilobytes) = kilobytes_after(line, "AnonHugePages:") {
-            huge += kilobytes * 1024;
-        }
-    }
-    found.then_some(huge.min(len as u64))
-}
-
-/// `7f00-7f10 rw-p ...` as numbers.
-fn address_range(line: &str) -> Option<(usize, usize)> {
-    let (from, to) = line.split_whitespace().next()?.split_once('-')?;
-    Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+    let touches = |map: &Mapping| map.addresses.0 < start + len && map.addresses.1 > start;
+    let huge: Vec<u64> =
+        mappings(smaps).iter().filter(|map| touches(map)).map(|map| map.bytes("AnonHugePages:")).collect();
+    (!huge.is_empty()).then(|| huge.iter().sum::<u64>().min(len as u64))
 }
 
 #[cfg(test)]

@@ -69,7 +69,9 @@ fn files_in_huge_pages_in(smaps: &str) -> Option<f64> {
 
 /// A mapping, as the system describes it.
 #[derive(Clone, Copy)]
-struct Mapping<'a> {
+pub(super) struct Mapping<'a> {
+    /// From its first address to the one behind its last.
+    pub addresses: (usize, usize),
     rights: &'a str,
     of_file: bool,
     lines: &'a str,
@@ -77,27 +79,33 @@ struct Mapping<'a> {
 
 impl Mapping<'_> {
     /// Zero where nothing is said of it.
-    fn bytes(&self, key: &str) -> u64 {
+    pub fn bytes(&self, key: &str) -> u64 {
         kilobytes_after(self.lines, key).unwrap_or(0) * 1024
     }
 }
 
-fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
-    // A mapping begins with its addresses, what is said of it with a key.
-    let begins =
-        |line: &str| line.split_whitespace().next().is_some_and(|word| word.contains('-') && !word.ends_with(':'));
-    let (mut starts, mut at) = (Vec::new(), 0);
+/// What a process has mapped, from its `smaps`.
+pub(super) fn mappings<'a>(smaps: &'a str) -> Vec<Mapping<'a>> {
+    let mut heads = Vec::new();
+    let mut at = 0;
     for line in smaps.split_inclusive('\n') {
-        starts.extend(begins(line).then_some(at));
+        heads.extend(address_range(line).map(|addresses| (at, addresses, line)));
         at += line.len();
     }
-    let ends = starts.iter().skip(1).copied().chain([smaps.len()]);
-    let mapping = |(start, end): (&usize, usize)| {
-        let lines = &smaps[*start..end];
-        let head = lines.lines().next().unwrap_or_default();
-        Mapping { rights: head.split_whitespace().nth(1).unwrap_or_default(), of_file: head.contains('/'), lines }
+    let ends: Vec<usize> = heads.iter().skip(1).map(|(start, ..)| *start).chain([smaps.len()]).collect();
+    let mapping = |((start, addresses, head), end): ((usize, (usize, usize), &'a str), usize)| Mapping {
+        addresses,
+        rights: head.split_whitespace().nth(1).unwrap_or_default(),
+        of_file: head.contains('/'),
+        lines: &smaps[start..end],
     };
-    starts.iter().zip(ends).map(mapping).collect()
+    heads.into_iter().zip(ends).map(mapping).collect()
+}
+
+/// `7f00-7f10 rw-p ...` as numbers.
+fn address_range(line: &str) -> Option<(usize, usize)> {
+    let (from, to) = line.split_whitespace().next()?.split_once('-')?;
+    Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
 }
 
 /// Percent of the last ten seconds in which some process waited for memory; `None` where the system does not say (Linux
@@ -215,7 +223,7 @@ fn room(folder: &Path, version: &Version) -> Option<Free> {
 }
 
 /// The number after `key` at the start of a line.
-pub(super) fn kilobytes_after(text: &str, key: &str) -> Option<u64> {
+fn kilobytes_after(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }

@@ -49,10 +49,11 @@ impl Failure {
         Failure { param: Some(name.into()), ..self }
     }
 
-    /// The same without the folder of a file, which is nobody's business.
-    pub fn within(self, folder: &Path) -> Failure {
-        let folder = format!("{}{MAIN_SEPARATOR}", folder.display());
-        Failure { message: self.message.replace(&folder, ""), ..self }
+    /// What is wrong with a file, without the folder it is in, which is nobody's business.
+    pub fn of_file(e: Error, file: &Path) -> Failure {
+        let folder = file.parent().map(|folder| format!("{}{MAIN_SEPARATOR}", folder.display()));
+        let failure = Failure::from(e);
+        Failure { message: failure.message.replace(&folder.unwrap_or_default(), ""), ..failure }
     }
 
     /// 400: conversations that Anthropic's servers keep. Its packages know the code and send all of it themselves then.

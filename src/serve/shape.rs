@@ -111,9 +111,9 @@ impl Shape {
 
     /// A call, with as much of its arguments as is there.
     fn called(&self, call: &Call, arguments: &str) -> Value {
-        let id = &call.id;
-        let name = offers::behind(&self.renamed, &call.name).map_or(&call.name, |tool| &tool.name);
-        match self.takes_text(call) {
+        let (id, tool) = (&call.id, offers::behind(&self.renamed, &call.name));
+        let name = tool.map_or(&call.name, |tool| &tool.name);
+        match tool.is_some_and(|tool| tool.custom) {
             true => {
                 json!({ "id": id, "type": "custom", "custom": { "name": name, "input": offers::input(arguments) } })
             }

@@ -6,7 +6,6 @@ use super::fields::Fields;
 use super::words::{body, model_ready};
 use super::{House, MOST_BODY};
 use crate::engine::Session;
-use crate::error::Error;
 use axum::Json;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Path, State};
@@ -45,13 +44,9 @@ impl Act {
     pub fn carry_out(&self, id: usize, session: &mut Session) -> Outcome<Value> {
         let started = Instant::now();
         let millis = || started.elapsed().as_secs_f64() * 1e3;
-        let plain = |path: &std::path::Path| {
-            let folder = path.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
-            move |e: Error| Failure::from(e).within(&folder)
-        };
         Ok(match self {
             Act::Save(name, path) => {
-                let bytes = session.save(path).map_err(plain(path))?;
+                let bytes = session.save(path).map_err(|e| Failure::of_file(e, path))?;
                 json!({ "id_slot": id, "filename": name, "n_saved": session.tokens().len(), "n_written": bytes,
                         "timings": { "save_ms": millis() } })
             }
@@ -59,7 +54,7 @@ impl Act {
                 return Err(Failure::no_file(name));
             }
             Act::Restore(name, path) => {
-                let bytes = session.restore(path).map_err(plain(path))?;
+                let bytes = session.restore(path).map_err(|e| Failure::of_file(e, path))?;
                 json!({ "id_slot": id, "filename": name, "n_restored": session.tokens().len(), "n_read": bytes,
                         "timings": { "restore_ms": millis() } })
             }
