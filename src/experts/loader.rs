@@ -168,7 +168,7 @@ mod tests {
         for layer in 0..LAYERS as u16 {
             let ids: Vec<_> = choose().into_iter().map(|index| ExpertId { layer, index }).collect();
             slots.ask(|schedule| {
-                schedule.prefetch(turn, &ids);
+                schedule.prefetch(turn, layer, &ids);
                 ids.iter().for_each(|&id| schedule.want(turn, slots.images.index(id)));
             });
             let mut pending = ids;
@@ -226,7 +226,7 @@ mod tests {
         let slots = loaders.slots.clone();
         let turn = slots.lock().begin(1);
         let ids: Vec<_> = (0..EXPERTS as u16).map(|index| ExpertId { layer: 1, index }).collect();
-        slots.ask(|schedule| schedule.prefetch(turn, &ids));
+        slots.ask(|schedule| schedule.prefetch(turn, 1, &ids));
         std::thread::sleep(Duration::from_millis(10));
         drop(loaders);
         assert_eq!(Arc::strong_count(&slots), 1, "a loader lives on");

@@ -289,9 +289,9 @@ impl Step<'_> {
     /// Says what will be asked for next, in this order; what was said before no longer counts. Returns at once. May change
     /// speed, never a result.
     pub fn prefetch(&self, ids: &[ExpertId]) {
-        if let Held::InSlots(loaders) = &self.store.held {
-            let ids = self.store.own(ids);
-            loaders.slots.ask(|schedule| schedule.prefetch(self.turn, &ids));
+        if let (Held::InSlots(loaders), Some(first)) = (&self.store.held, ids.first()) {
+            let own = self.store.own(ids);
+            loaders.slots.ask(|schedule| schedule.prefetch(self.turn, first.layer, &own));
         }
     }
 

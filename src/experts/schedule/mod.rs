@@ -224,13 +224,11 @@ impl Schedule {
         self.turns[step] = None;
     }
 
-    /// What `step` will ask for next, in this order; what it said before no longer counts.
-    pub fn prefetch(&mut self, step: usize, ids: &[ExpertId]) {
+    /// What `step` will ask for of `layer` next, in this order, perhaps nothing; what it said before no longer counts.
+    pub fn prefetch(&mut self, step: usize, layer: u16, ids: &[ExpertId]) {
         self.stuck = false;
         self.unmark(step);
-        if let Some(layer) = ids.first().map(|id| id.layer) {
-            self.forget_guesses(layer);
-        }
+        self.forget_guesses(layer);
         for &id in ids {
             let expert = self.images.index(id);
             self.entries[expert].expected += 1;
@@ -241,11 +239,9 @@ impl Schedule {
                 self.soon.push_back(expert);
             }
         }
-        if let Some(first) = ids.first()
-            && self.turn(step).scan
-        {
+        if !ids.is_empty() && self.turn(step).scan {
             // As if every later layer took as many.
-            let later = &self.by_layer[first.layer as usize..];
+            let later = &self.by_layer[layer as usize..];
             let missing: usize = later.iter().map(|&at_hand| ids.len().saturating_sub(at_hand)).sum();
             let turn = self.turn(step);
             turn.allowed = (turn.begun + missing) * SACRIFICED / 100;
@@ -280,7 +276,7 @@ impl Schedule {
     }
 
     /// A layer's router has spoken, or will be guessed anew.
-    fn forget_guesses(&mut self, layer: u16) {
+    pub(super) fn forget_guesses(&mut self, layer: u16) {
         self.guesses[layer as usize].clear();
         self.perhaps.retain(|&expert| self.images.id(expert).layer != layer);
     }

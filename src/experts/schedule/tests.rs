@@ -106,7 +106,7 @@ impl World {
             }
             let ids: Vec<_> = ids.into_iter().map(|index| ExpertId { layer: pass.layer as u16, index }).collect();
             if self.draw.below(4) > 0 {
-                self.schedule.prefetch(pass.step, &ids);
+                self.schedule.prefetch(pass.step, pass.layer as u16, &ids);
             }
             let later = pass.layer + 1 + self.draw.below(2);
             if later < self.layers && pass.tokens == 1 {
@@ -241,12 +241,12 @@ fn guesses_are_read_when_nothing_is_sure_and_kept_until_their_turn() {
     };
     let step = s.begin(1);
     s.guess(&[id(1, 0), id(1, 1)]);
-    s.prefetch(step, &[id(0, 3)]);
+    s.prefetch(step, 0, &[id(0, 3)]);
     assert_eq!(read(&mut s), [id(0, 3), id(1, 0), id(1, 1)], "what is sure comes first");
     // One more than there is room for: what was guessed stays, though nobody used it.
-    s.prefetch(step, &[id(0, 2)]);
+    s.prefetch(step, 0, &[id(0, 2)]);
     assert_eq!(read(&mut s), [id(0, 2)]);
-    s.prefetch(step, &[id(1, 0)]);
+    s.prefetch(step, 1, &[id(1, 0)]);
     assert!(read(&mut s).is_empty(), "it is at hand");
     let expert = s.images.index(id(1, 0));
     s.want(step, expert);
@@ -257,6 +257,10 @@ fn guesses_are_read_when_nothing_is_sure_and_kept_until_their_turn() {
     // The router has spoken: the wrong guess is no better than others any more.
     s.guess(&[id(2, 0), id(2, 1), id(2, 2)]);
     assert_eq!(read(&mut s).len(), 3);
+    // Nor is anything read for a layer that has spoken, though it asked for nothing that is kept here.
+    s.guess(&[id(1, 2), id(1, 3)]);
+    s.prefetch(step, 1, &[]);
+    assert!(read(&mut s).is_empty());
     s.end(step);
 }
 
@@ -268,7 +272,7 @@ fn few_guesses_are_read_at_a_time() {
     let pieces: Vec<_> = std::iter::from_fn(|| s.next()).collect();
     assert_eq!(pieces.len(), GUESSED as usize);
     let step = s.begin(1);
-    s.prefetch(step, &[ExpertId { layer: 0, index: 0 }]);
+    s.prefetch(step, 0, &[ExpertId { layer: 0, index: 0 }]);
     assert!(s.next().is_some(), "a sure one is read beside them");
 }
 
@@ -282,7 +286,7 @@ fn a_scan_keeps_what_is_to_come() {
         let step = s.begin(tokens);
         for layer in 0..layers {
             let ids: Vec<_> = choose(layer).into_iter().map(|index| ExpertId { layer: layer as u16, index }).collect();
-            s.prefetch(step, &ids);
+            s.prefetch(step, layer as u16, &ids);
             let mut pending: Vec<usize> = ids.iter().map(|&id| s.images.index(id)).collect();
             pending.iter().for_each(|&e| s.want(step, e));
             while !pending.is_empty() {
