@@ -48,14 +48,22 @@ fn unpack(base: &Path) -> std::io::Result<PathBuf> {
         let mut file = fs::File::create(&part)?;
         file.write_all(content)?;
         drop(file);
-        fs::rename(&part, folder.join(name))?;
+        // What another has put there meanwhile may be in use already, and stays.
+        match holds(&folder, name, content) {
+            true => fs::remove_file(&part)?,
+            false => fs::rename(&part, folder.join(name))?,
+        }
     }
     Ok(folder)
 }
 
 /// Compares every byte (milliseconds): what was unpacked once may have been damaged since.
 fn holds_everything(folder: &Path) -> bool {
-    FILES.iter().all(|(name, content)| fs::read(folder.join(name)).is_ok_and(|found| found == *content))
+    FILES.iter().all(|(name, content)| holds(folder, name, content))
+}
+
+fn holds(folder: &Path, name: &str, content: &[u8]) -> bool {
+    fs::read(folder.join(name)).is_ok_and(|found| found == content)
 }
 
 /// FNV-1a over names and contents, to tell versions apart; integrity is checked byte by byte.
