@@ -103,6 +103,15 @@ impl<'a> Steps<'a> {
 
     fn count(&mut self, map: &'a Map<String, Value>) -> Result<()> {
         let members = |key: &str| map.get(key).and_then(Value::as_object).map_or(0, Map::len);
+        // Names that are open may come twice, and then there are fewer properties than were counted.
+        let required = map.get("required").and_then(Value::as_array).map_or(0, Vec::len);
+        if let Some(least) = map.get("minProperties").and_then(Value::as_f64)
+            && least > required as f64 + 1.0
+        {
+            return Err(Error::Usage(format!(
+                "minProperties is {least} and required names {required} properties: that more than one other differs cannot be held to"
+            )));
+        }
         let Named { names, patterns } = self.named;
         *names += members("properties") + map.get("required").and_then(Value::as_array).map_or(0, Vec::len);
         *patterns += members("patternProperties");
@@ -194,6 +203,23 @@ impl<'a> Steps<'a> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn properties_are_not_counted_where_names_may_come_twice() {
+        let object = |least: usize, required: &[&str]| json!({ "minProperties": least, "required": required, "additionalProperties": { "type": "integer" } });
+        for fits in [
+            object(1, &[]),
+            object(2, &["a"]),
+            object(2, &["a", "b"]),
+            json!({ "properties": { "minProperties": object(0, &[]) } }),
+        ] {
+            assert!(checked(fits.clone()).is_ok(), "{fits}");
+        }
+        for open in [object(2, &[]), object(3, &["a"]), json!({ "items": object(9, &["a"]) })] {
+            let why = checked(open.clone()).unwrap_err().to_string();
+            assert!(why.contains("minProperties"), "{open}: {why}");
+        }
+    }
 
     #[test]
     fn patterns_are_counted_for_the_text_that_must_meet_them() {
