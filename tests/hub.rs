@@ -346,8 +346,7 @@ fn without_a_network_the_cache_answers_or_a_sentence() {
     let sentence = refused("owner/name:Q8_0", &offline);
     assert!(sentence.contains("Q8_0"), "{sentence}");
 
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    options.endpoint = format!("http://{closed}");
+    options.endpoint = "http://127.0.0.1:1".into(); // where nobody listens
     let from_cache = get(REPO, &options).unwrap();
     assert_eq!(from_cache.path, found.path);
     assert!(from_cache.notes[0].contains("in the cache"), "{:?}", from_cache.notes);
@@ -356,13 +355,13 @@ fn without_a_network_the_cache_answers_or_a_sentence() {
     hub.calm();
 
     let began = Instant::now();
-    options.backoff = Duration::from_secs(5);
+    options.backoff = Duration::from_secs(60);
     let sentence = refused("owner/missing", &options);
     assert!(sentence.contains("no connection to http://127.0.0.1") && sentence.contains("--offline"), "{sentence}");
     options.endpoint = "http://hub.invalid".into();
     let sentence = refused("owner/missing", &options);
     assert!(sentence.contains("hub.invalid"), "{sentence}");
-    assert!(began.elapsed() < Duration::from_secs(12), "who is not there is not asked again");
+    assert!(began.elapsed() < Duration::from_secs(45), "who is not there is not asked again");
     options.endpoint = "not an address".into();
     assert!(refused("owner/missing", &options).contains("HF_ENDPOINT"));
 }
@@ -441,7 +440,7 @@ impl Progress for Watcher {
 
 #[test]
 fn progress_adds_up_and_can_stop_everything() {
-    let content = bytes(8 * MIB, 1);
+    let content = bytes(32 * MIB, 1);
     let (hub, home) = (gguf_hub(&content), Home::new());
     let options = home.options(&hub);
     hub.trouble("GET", "/cdn/", usize::MAX, Trouble::Slow(40 * MIB as u64)); // so that events come in between
@@ -450,7 +449,7 @@ fn progress_adds_up_and_can_stop_everything() {
     let error = resolve(&name, &options, &mut first).unwrap_err();
     assert!(matches!(error, Error::Interrupted));
     let kept = std::fs::metadata(home.partial(&hub, "m.Q4_0.gguf")).unwrap().len();
-    assert!(kept >= 2 * MIB as u64 && kept < 8 * MIB as u64);
+    assert!(kept >= 2 * MIB as u64 && kept < content.len() as u64);
 
     hub.calm();
     hub.trouble("GET", "/cdn/", 1, Trouble::Cut(MIB as u64));
@@ -459,7 +458,7 @@ fn progress_adds_up_and_can_stop_everything() {
     resolve(&name, &options, &mut second).unwrap();
     let file = "m.Q4_0.gguf";
     let want = [
-        format!("begin 1 {} {kept}", 8 * MIB),
+        format!("begin 1 {} {kept}", content.len()),
         format!("file {file} {kept}"),
         format!("retry {file}"),
         format!("retry {file}"),
@@ -468,7 +467,7 @@ fn progress_adds_up_and_can_stop_everything() {
         "end".into(),
     ];
     assert_eq!(second.lines, want);
-    assert_eq!(second.done, 8 * MIB as u64, "bytes that came twice count once");
+    assert_eq!(second.done, content.len() as u64, "bytes that came twice count once");
 }
 
 #[test]
@@ -479,7 +478,7 @@ fn a_process_that_does_not_get_on_is_not_waited_for_for_ever() {
     let other = std::fs::File::create(locks.join(format!("{}.lock", etag(&hub, "m.Q4_0.gguf")))).unwrap();
     other.lock().unwrap();
     let mut options = home.options(&hub);
-    options.stall = Duration::from_millis(30);
+    options.stall = Duration::from_millis(300);
     assert!(refused(REPO, &options).contains("another process holds the lock"));
     other.unlock().unwrap();
     options.stall = Duration::from_secs(1);

@@ -35,6 +35,12 @@ fn load(path: &Path, quant: Quant) -> (u64, u64) {
     (status("VmHWM:").saturating_sub(before), loaded.owned_bytes())
 }
 
+/// Bytes by which the system may miscount: each processor keeps a batch of pages to itself (Linux, `percpu_counter_batch`).
+fn uncounted() -> u64 {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    processors * (2 * processors).max(32) * 4096
+}
+
 #[test]
 fn the_result_and_what_is_in_hand() {
     let dir = tempfile::tempdir().unwrap();
@@ -44,7 +50,7 @@ fn the_result_and_what_is_in_hand() {
     let files = std::fs::metadata(path.join("model.safetensors")).unwrap().len();
     assert!(files > 80_000_000 && result < files / 3, "{result} bytes of result from {files}");
     // Two threads with half a megabyte of source each, tables, pages of 2 MiB at the edges.
-    let hand = 12 << 20;
+    let hand = (12 << 20) + uncounted();
     assert!(peak < result + hand, "{peak} bytes at the peak for a result of {result}");
 }
 

@@ -8,7 +8,7 @@ use kernels::Format;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermocline::checkpoint::pack::{self, PackOptions, Silent};
@@ -77,6 +77,16 @@ fn decode(session: &mut Session, tokens: &[u32]) -> Vec<u32> {
     tokens.iter().flat_map(|token| feed(session, &[*token])).collect()
 }
 
+/// Waits until no loader is at work any more: what one still holds of a bad file would fail the step after it was mended.
+fn settled(engine: &Engine) {
+    let tried = || engine.store_stats().map(|stats| (stats.reads, stats.retries));
+    let mut before = None;
+    while before != tried() {
+        before = tried();
+        std::thread::sleep(Duration::from_millis(300)); // longer than the pauses between tries
+    }
+}
+
 #[track_caller]
 fn failed(result: Result<Vec<u32>>, words: &[&str]) {
     let error = result.expect_err("it went well");
@@ -118,7 +128,7 @@ fn what_comes_late_is_waited_for() {
     let engine = open_with(&packed, few(), &Unruly::wrap(&Arc::new(Log::default()), late));
     assert!(feed(&mut engine.session(), &text) == expected);
     let stats = engine.store_stats().unwrap();
-    assert!(stats.waited > 1.0 && stats.busy > stats.hidden, "{stats:?}");
+    assert!(stats.waited > 0.6 && stats.busy > stats.hidden, "{stats:?}");
 }
 
 #[test]
@@ -129,7 +139,7 @@ fn what_fails_for_good_ends_one_answer_and_nothing_else() {
     let expected = [&mine, &yours].map(|text| decode(&mut plain.session(), text));
     // An expert of mine that is none of yours.
     let used = |text: &[u32]| -> BTreeSet<ExpertId> {
-        let engine = open(&packed, Slots::new(32));
+        let engine = open(&packed, Slots { ahead: 0, ..Slots::new(32) }); // without those it only guessed
         decode(&mut engine.session(), text);
         engine.experts_at_hand().into_iter().collect()
     };
@@ -209,6 +219,7 @@ fn a_file_cut_short_while_running() {
             let name = path.file_name().unwrap().to_str().unwrap();
             failed(try_feed(&mut session, &text[4..]), &[name, what, "byte", "cut short meanwhile"]);
             assert_eq!(session.tokens().len(), 4);
+            settled(&engine);
             std::fs::write(path, whole).unwrap();
             assert!(decode(&mut session, &text[4..]) == expected[4 * VOCAB..], "{path:?}, whole again");
         }
@@ -247,6 +258,7 @@ fn a_file_changed_or_replaced_while_running() {
     runs[runs.len() - 32..].iter().for_each(|run| damaged[run.range.start as usize + 77] ^= 1);
     std::fs::write(&packed, damaged).unwrap();
     failed(try_feed(&mut session, &text[5..]), &["packed.gguf", "bytes", "hash", "damaged"]);
+    settled(&engine);
     std::fs::write(&packed, &whole).unwrap();
     assert!(decode(&mut session, &text[5..]) == expected[5 * VOCAB..]);
 }
@@ -352,11 +364,12 @@ fn waiting_for_the_disk_can_be_interrupted() {
     let (_folder, path, packed) = models(&tiny());
     let text = tokens(8, 12);
     let stuck = Arc::new(AtomicBool::new(true));
-    let asked = Arc::new(AtomicBool::new(false));
-    let (switch, saw) = (stuck.clone(), asked.clone());
+    // In which round the disk was last asked.
+    let (round, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (switch, current, saw) = (stuck.clone(), round.clone(), asked.clone());
     let fates = move |id: ExpertId, _: usize, _: u64| {
         while id.layer == 2 && switch.load(Ordering::SeqCst) {
-            saw.store(true, Ordering::SeqCst);
+            saw.store(current.load(Ordering::SeqCst), Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(1));
         }
         Fate::Well
@@ -366,11 +379,11 @@ fn waiting_for_the_disk_can_be_interrupted() {
     for during_prompt in [true, false] {
         let interrupt = Arc::new(AtomicBool::new(false));
         stuck.store(during_prompt, Ordering::SeqCst);
-        asked.store(false, Ordering::SeqCst);
+        let this = round.fetch_add(1, Ordering::SeqCst) + 1;
         std::thread::scope(|scope| {
             let (interrupt_it, asked) = (interrupt.clone(), &asked);
             scope.spawn(move || {
-                while !asked.load(Ordering::SeqCst) {
+                while asked.load(Ordering::SeqCst) < this {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 std::thread::sleep(Duration::from_millis(20));

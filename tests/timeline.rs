@@ -74,13 +74,13 @@ fn named_parts_make_up_the_time_of_tokens() {
     let inside = |part: &Span, whole: &Span| part.from >= whole.from - 0.01 && part.to <= whole.to + 0.01;
     assert!(parts.iter().all(|part| wholes.iter().any(|whole| inside(part, whole))), "a part belongs to no token");
     let tokens: Vec<&&Span> = wholes.iter().filter(|span| span.name == "token").collect();
-    let spent: f64 = tokens.iter().map(|token| token.to - token.from).sum();
-    let named: f64 = parts
-        .iter()
-        .filter(|part| tokens.iter().any(|token| inside(part, token)))
-        .map(|part| part.to - part.from)
-        .sum();
-    assert!(named >= 0.95 * spent, "{named} us of {spent} us are named: {:.1} %", 100.0 * named / spent);
+    let named =
+        |token: &Span| parts.iter().filter(|part| inside(part, token)).map(|part| part.to - part.from).sum::<f64>();
+    let mut shares: Vec<f64> = tokens.iter().map(|token| named(token) / (token.to - token.from)).collect();
+    shares.sort_by(f64::total_cmp);
+    // A part without a name is missing in each of them; where the system gave the processor to others, in one or two.
+    let middle = shares[shares.len() / 2];
+    assert!(middle >= 0.95, "{:.1} % of a token's time are named, in the middle of {shares:?}", 100.0 * middle);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of a body written at once; troubles strike at any byte, slowness between two pieces.
 const PIECE: usize = 64 << 10;
@@ -200,6 +200,15 @@ impl Hub {
     /// Bytes of bodies of files given to sockets so far.
     pub fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of bodies sent in all, once that many have been: they are counted a moment after they can have arrived.
+    pub fn sent_in_all(&self, expected: usize) -> u64 {
+        let began = Instant::now();
+        while self.sent() < expected as u64 && began.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.sent()
     }
 
     pub fn edit(&self, change: impl FnOnce(&mut Repository)) {
