@@ -24,8 +24,8 @@ pub struct Job {
     pub choice: usize,
     pub arrived: Instant,
     events: UnboundedSender<(usize, Event)>,
-    /// Given back when the job is dropped, however it ended.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Given back at the last word about the job, or when it is dropped without one.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// What the worker says about a job.
@@ -56,6 +56,12 @@ impl Job {
     /// That nobody listens is noticed by [`is_abandoned`](Job::is_abandoned).
     pub fn say(&self, event: Event) {
         let _ = self.events.send((self.choice, event));
+    }
+
+    /// The last word. The place is free before that is heard, since whoever hears it may come again at once.
+    pub fn end(&mut self, event: Event) {
+        self.place = None;
+        self.say(event);
     }
 }
 
@@ -125,7 +131,7 @@ impl Queue {
                 choice,
                 arrived: request.arrived,
                 events: events.clone(),
-                _place: if choice >= count.saturating_sub(held) { places.split(1) } else { None },
+                place: if choice >= count.saturating_sub(held) { places.split(1) } else { None },
             };
             metrics.queued();
             // Without a worker the job, and with it the last sender of events, is gone: the caller hears an end.

@@ -202,7 +202,7 @@ impl Worker {
                     Ok(answer) => writing.answer = Some(answer),
                     Err(e) => {
                         self.house.metrics.failed();
-                        writing.job.say(Event::Failed(e));
+                        writing.job.end(Event::Failed(e));
                         continue;
                     }
                 }
@@ -309,13 +309,13 @@ impl Worker {
                     _ => metrics.ended(),
                 }
                 log(&ended, &writing.job);
-                writing.job.say(Event::Ended(ended));
+                writing.job.end(Event::Ended(ended));
             }
             Err(e) => {
                 metrics.cost(&stats);
                 metrics.failed();
                 tracing::error!("an answer failed: {e}");
-                writing.job.say(Event::Failed(e));
+                writing.job.end(Event::Failed(e));
             }
         }
         self.slots[at].writing = None;
