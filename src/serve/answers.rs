@@ -39,20 +39,19 @@ pub async fn response(State(house): State<Arc<House>>, request: Request<Body>) -
 /// The body of a request for answers, read, rendered and tokenised.
 pub fn read(settings: &Settings, served: &Served, api: Api, body: &[u8], arrived: Instant) -> Outcome<Ask> {
     let fields = Fields::body(body)?;
-    let (mut echo, mut renamed) = (Value::Null, Vec::new());
-    let (way, (fields, left_out)) = match api {
-        Api::Chat => (Way::Chat, (fields, Vec::new())),
-        Api::Completion => (Way::Completion, (fields, Vec::new())),
-        Api::Messages => (Way::Chat, messages::chat(fields)?),
+    let mut echo = Value::Null;
+    let chat = match api {
+        Api::Chat => return Ask::read(settings, served, Way::Chat, fields, arrived),
+        Api::Completion => return Ask::read(settings, served, Way::Completion, fields, arrived),
+        Api::Messages => messages::chat(fields)?,
         Api::Responses => {
             echo = responses::echo(&fields);
-            let (fields, offers) = responses::chat(fields)?;
-            renamed = offers.renamed;
-            (Way::Chat, (fields, offers.left_out))
+            responses::chat(fields)?
         }
     };
-    let mut ask = Ask { echo, left_out, ..Ask::read(settings, served, way, fields, arrived)? };
-    ask.renamed.extend(renamed);
+    let read = Ask::read(settings, served, Way::Chat, chat.fields, arrived);
+    let mut ask = Ask { echo, left_out: chat.left_out, ..read.map_err(|e| e.named(&chat.names))? };
+    ask.renamed.extend(chat.renamed);
     Ok(ask)
 }
 
@@ -71,7 +70,7 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
     let timeout = house.settings.timeout;
     let deadline = (arrived + timeout).into();
     let (inside, model) = (house.clone(), served.clone());
-    let reading = aside(place, move || read(&inside.settings, &model, api, &bytes, arrived));
+    let reading = aside(&house, place, bytes.len(), move || read(&inside.settings, &model, api, &bytes, arrived));
     let reading = tokio::time::timeout_at(deadline, reading).await;
     let (ask, mut places) = reading.map_err(|_| Failure::timeout(timeout.as_secs()))??;
     if house.settings.log_prompts {

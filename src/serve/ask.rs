@@ -1,6 +1,6 @@
 //! What a request for an answer asks: every field read, or refused by name.
 
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Names, Outcome};
 use super::fields::Fields;
 use super::offers::Renamed;
 use super::queue::Batch;
@@ -59,6 +59,12 @@ const OFF: &[(&str, &str)] = &[
     ("dry_multiplier", "0"),
     ("xtc_probability", "0"),
     ("min_tokens", "0"),
+    ("min_keep", "0"),
+    ("n_keep", "0"),
+    ("n_probs", "0"),
+    ("post_sampling_probs", "false"),
+    ("t_max_predict_ms", "0"),
+    ("lora", "[]"),
     ("length_penalty", "1"),
     ("use_beam_search", "false"),
     ("skip_special_tokens", "true"),
@@ -104,6 +110,15 @@ pub struct Ask {
     /// Tools that agents offer of themselves and nobody here could run: the model was not told of them.
     pub left_out: Vec<&'static str>,
     /// Those that the model knows by another name.
+    pub renamed: Vec<Renamed>,
+}
+
+/// A request of another API as a chat.
+pub struct Translated {
+    pub fields: Fields,
+    /// What its fields are called in that API.
+    pub names: Names,
+    pub left_out: Vec<&'static str>,
     pub renamed: Vec<Renamed>,
 }
 

@@ -48,25 +48,13 @@ pub fn goes_on(messages: &[Message]) -> bool {
 
 fn message(value: Value, place: &str) -> Outcome<Message> {
     let mut fields = Fields::of(value, place)?;
-    let role = match fields.text("role")?.as_deref() {
-        // What newer clients call it.
-        Some("developer") => "system",
-        Some("system") => "system",
-        Some("user") => "user",
-        Some("assistant") => "assistant",
-        Some("tool") => "tool",
-        Some(_) => {
-            let problem = "is none of \"system\", \"developer\", \"user\", \"assistant\" and \"tool\"";
-            return Err(Failure::field(fields.name("role"), problem));
-        }
-        None => return Err(Failure::field(fields.name("role"), "is missing")),
-    };
+    let role = role(&mut fields)?;
     let calls = match role {
         "assistant" => calls(&mut fields)?,
         _ => Vec::new(),
     };
-    if role == "tool" && fields.text("tool_call_id")?.is_none() {
-        return Err(Failure::field(fields.name("tool_call_id"), "is missing"));
+    if role == "tool" {
+        fields.needed("tool_call_id")?;
     }
     let newer = "is called tool_calls now";
     fields.refuse(&[("function_call", newer), ("audio", WORDS_ONLY), ("images", WORDS_ONLY)])?;
@@ -85,6 +73,23 @@ fn message(value: Value, place: &str) -> Outcome<Message> {
     };
     fields.end()?;
     Ok(Message { calls, ..Message::new(role, content) })
+}
+
+/// Whose message it is.
+pub fn role(fields: &mut Fields) -> Outcome<&'static str> {
+    Ok(match fields.text("role")?.as_deref() {
+        // What newer clients call it.
+        Some("developer") => "system",
+        Some("system") => "system",
+        Some("user") => "user",
+        Some("assistant") => "assistant",
+        Some("tool") => "tool",
+        Some(_) => {
+            let problem = "is none of \"system\", \"developer\", \"user\", \"assistant\" and \"tool\"";
+            return Err(Failure::field(fields.name("role"), problem));
+        }
+        None => return Err(Failure::field(fields.name("role"), "is missing")),
+    })
 }
 
 /// A string, or a list of parts that are text.
@@ -112,7 +117,7 @@ pub fn text_part(value: Value, place: &str) -> Outcome<String> {
         Some(_) => return Err(Failure::field(fields.name("type"), format!("is not \"text\": {WORDS_ONLY}"))),
         None => return Err(Failure::field(fields.name("type"), "is missing")),
     }
-    let Some(text) = fields.text("text")? else { return Err(Failure::field(fields.name("text"), "is missing")) };
+    let text = fields.needed("text")?;
     fields.ignore(&["cache_control", "annotations", "logprobs", "citations"]);
     fields.end().map(|()| text)
 }
@@ -136,15 +141,19 @@ fn one_call(value: Value, place: &str) -> Outcome<Value> {
     let Some(mut called) = fields.object(&kind)? else {
         return Err(Failure::field(fields.name(&kind), "is missing"));
     };
-    let Some(name) = called.text("name")? else { return Err(Failure::field(called.name("name"), "is missing")) };
-    let place = called.name("arguments");
-    let arguments = match kind.as_str() {
+    let name = called.needed("name")?;
+    let text = match kind.as_str() {
         "custom" => called.text("input")?.map(|input| offers::arguments(&input)),
-        _ => called.text("arguments")?.filter(|text| !text.trim().is_empty()),
+        _ => called.text("arguments")?,
     };
-    let arguments: Value = serde_json::from_str(&arguments.unwrap_or("{}".into()))
-        .map_err(|_| Failure::field(place, "is no JSON, as it should be in a string"))?;
+    let arguments = arguments(text.as_deref(), called.name("arguments"))?;
     called.end()?;
     fields.end()?;
     Ok(json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }))
+}
+
+/// What a function was called with.
+pub fn arguments(text: Option<&str>, place: String) -> Outcome<Value> {
+    let text = text.filter(|text| !text.trim().is_empty()).unwrap_or("{}");
+    serde_json::from_str(text).map_err(|_| Failure::field(place, "is no JSON, as it should be in a string"))
 }

@@ -26,6 +26,7 @@ pub async fn door(
     let _working = busy.begin();
     let arrived = Instant::now();
     let path = routes::known(request.uri().path());
+    let anthropic = request.uri().path().starts_with("/v1/messages"); // also where there is nothing
     let origin = request.headers().get(header::ORIGIN).cloned();
     let method = request.method().clone();
     let allowed = origin.as_ref().and_then(|origin| allowed_origin(&house, origin));
@@ -34,20 +35,24 @@ pub async fn door(
         Ok(()) if method == Method::OPTIONS && allowed.is_some() => preflight(request.headers()),
         Ok(()) => next.run(request).await,
     };
-    if path.starts_with("/v1/messages")
-        && let Some(failure) = response.extensions().get::<Failure>().cloned()
-    {
-        *response.body_mut() = Body::from(failure.anthropic().to_string());
+    let id = format!("req_{}", super::unique());
+    if anthropic && let Some(failure) = response.extensions().get::<Failure>() {
+        let mut body = failure.anthropic();
+        body["request_id"] = id.as_str().into();
+        *response.body_mut() = Body::from(body.to_string());
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     if let Some(allowed) = allowed {
         response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
-        let exposed = HeaderValue::from_static("retry-after, x-request-id, x-should-retry, x-tools-left-out");
+        let exposed =
+            HeaderValue::from_static("retry-after, request-id, x-request-id, x-should-retry, x-tools-left-out");
         response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
-    let id = format!("req_{}", super::unique());
     if let Ok(id) = HeaderValue::from_str(&id) {
+        if anthropic {
+            response.headers_mut().insert("request-id", id.clone());
+        }
         response.headers_mut().insert("x-request-id", id);
     }
     house.metrics.request(path, response.status().as_u16());

@@ -27,6 +27,10 @@ pub struct Failure {
 
 pub type Outcome<T> = Result<T, Failure>;
 
+/// What names of a chat's fields begin with, and how they begin in the request that was made into it; the first that fits
+/// counts.
+pub type Names = Vec<(String, String)>;
+
 impl Failure {
     fn new(status: StatusCode, message: impl Into<String>, code: Option<&'static str>) -> Failure {
         Failure { status, message: message.into(), param: None, code }
@@ -47,6 +51,18 @@ impl Failure {
     /// The same, as a problem of a field.
     pub fn of(self, name: &str) -> Failure {
         Failure { param: Some(name.into()), ..self }
+    }
+
+    /// The same for whoever has other names for fields.
+    pub fn named(self, names: &Names) -> Failure {
+        let Some(param) = &self.param else { return self };
+        let theirs = |(here, there): &(String, String)| {
+            let rest = param.strip_prefix(here.as_str())?;
+            (rest.is_empty() || rest.starts_with(['.', '['])).then(|| format!("{there}{rest}"))
+        };
+        let Some(theirs) = names.iter().find_map(theirs) else { return self };
+        let message = self.message.strip_prefix(param.as_str()).map(|rest| format!("{theirs}{rest}"));
+        Failure { message: message.unwrap_or_else(|| self.message.clone()), param: Some(theirs), ..self }
     }
 
     /// What is wrong with a file, without the folder it is in, which is nobody's business.
@@ -130,6 +146,11 @@ impl Failure {
     pub fn media(found: Option<&str>) -> Failure {
         let found = found.map_or("none".to_string(), |f| format!("{f:?}"));
         let message = format!("the Content-Type application/json is expected, found {found}");
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, Some("unsupported_media_type"))
+    }
+
+    pub fn coding(found: &str) -> Failure {
+        let message = format!("the body is expected as it is, found the Content-Encoding {found:?}");
         Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message, Some("unsupported_media_type"))
     }
 

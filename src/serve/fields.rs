@@ -43,6 +43,11 @@ impl Fields {
         format!("{}{field}", self.place)
     }
 
+    /// The full name of the object itself.
+    pub fn own_name(&self) -> &str {
+        self.place.trim_end_matches('.')
+    }
+
     fn wrong(&self, field: &str, found: &Value, expected: &str) -> Failure {
         Failure::field(self.name(field), format!("is {}, expected {expected}", name(found)))
     }
@@ -72,6 +77,11 @@ impl Fields {
         }
     }
 
+    /// A string that has to be there.
+    pub fn needed(&mut self, field: &str) -> Outcome<String> {
+        self.text(field)?.ok_or_else(|| Failure::field(self.name(field), "is missing"))
+    }
+
     pub fn list(&mut self, field: &str) -> Outcome<Option<Vec<Value>>> {
         match self.take(field) {
             None => Ok(None),
@@ -91,7 +101,7 @@ impl Fields {
         let expected = format!("a number from {} to {}", range.start(), range.end());
         let Some(number) = value.as_f64() else { return Err(self.wrong(field, &value, &expected)) };
         if !range.contains(&number) {
-            return Err(Failure::field(self.name(field), format!("is {number}, expected {expected}")));
+            return Err(Failure::field(self.name(field), format!("is {value}, expected {expected}")));
         }
         Ok(Some(number as f32))
     }
@@ -203,6 +213,7 @@ pub fn name(value: &Value) -> &'static str {
 fn kind(e: &serde_json::Error) -> &'static str {
     match e.classify() {
         serde_json::error::Category::Eof => "it ends too early",
+        _ if e.to_string().starts_with("recursion limit") => "it goes too deep", // its parser has no other way to say so
         _ => "something else was expected there",
     }
 }

@@ -1,8 +1,8 @@
 //! Anthropic's messages API: its requests become chats, its responses are made of the same events.
 
-use super::ask::Ask;
+use super::ask::{Ask, Translated};
 use super::choice::{Choice, Reason};
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Names, Outcome};
 use super::fields::Fields;
 use super::look::{Sent, parsed};
 use super::queue::Ended;
@@ -17,8 +17,8 @@ const NOT_OFFERED: &[&str] = &["web_search", "web_fetch", "tool_search_tool"];
 
 const BILLING: &str = "x-anthropic-billing-header:";
 
-/// A request as a chat, and the tools that were left out of it. Every field is read here or goes on under OpenAI's name.
-pub fn chat(mut fields: Fields) -> Outcome<(Fields, Vec<&'static str>)> {
+/// A request as a chat. Every field is read here or goes on under OpenAI's name.
+pub fn chat(mut fields: Fields) -> Outcome<Translated> {
     let mut chat = Map::new();
     let mut pass = |from: &str, to: &str, fields: &mut Fields| {
         if let Some(value) = fields.take(from) {
@@ -34,7 +34,8 @@ pub fn chat(mut fields: Fields) -> Outcome<(Fields, Vec<&'static str>)> {
     if let Some(stop) = fields.list("stop_sequences")? {
         chat.insert("stop".into(), Value::Array(stop));
     }
-    let left_out = conversation_of(&mut fields, &mut chat)?;
+    let (left_out, mut names) = conversation_of(&mut fields, &mut chat)?;
+    names.push(("stop".into(), "stop_sequences".into()));
     // A model that does not think beforehand thinks as little as is allowed; beginnings are kept for whoever has the same; and a
     // conversation that is too long is refused, so that nothing of it has to be left out.
     fields.ignore(&["metadata", "service_tier", "thinking", "cache_control", "context_management", "betas"]);
@@ -46,23 +47,23 @@ pub fn chat(mut fields: Fields) -> Outcome<(Fields, Vec<&'static str>)> {
         output.end()?;
     }
     if let Some(format) = format {
-        chat.insert("response_format".into(), responses::response_format(format)?);
+        chat.insert("response_format".into(), responses::response_format(format, &mut names)?);
     }
     if fields.take("thread").is_some() {
         return Err(Failure::no_threads());
     }
     fields.refuse(&[("mcp_servers", "there are none"), ("container", "there are none")])?;
     fields.end()?;
-    Ok((Fields::from(chat), left_out))
+    Ok(Translated { fields: Fields::from(chat), names, left_out, renamed: Vec::new() })
 }
 
 /// A request that asks for its count of tokens only: what is needed for the prompt.
-pub fn counted(mut fields: Fields) -> Outcome<Fields> {
+pub fn counted(mut fields: Fields) -> Outcome<Translated> {
     let mut chat = Map::new();
     if let Some(model) = fields.take("model") {
         chat.insert("model".into(), model);
     }
-    conversation_of(&mut fields, &mut chat)?;
+    let (left_out, names) = conversation_of(&mut fields, &mut chat)?;
     fields.ignore(&[
         "thinking",
         "cache_control",
@@ -73,11 +74,11 @@ pub fn counted(mut fields: Fields) -> Outcome<Fields> {
         "speed",
     ]);
     fields.end()?;
-    Ok(Fields::from(chat))
+    Ok(Translated { fields: Fields::from(chat), names, left_out, renamed: Vec::new() })
 }
 
-/// `system`, `messages`, `tools` and `tool_choice`; the tools that were left out.
-fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcome<Vec<&'static str>> {
+/// `system`, `messages`, `tools` and `tool_choice`; the tools that were left out, and what the others are called.
+fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcome<(Vec<&'static str>, Names)> {
     let mut messages = Vec::new();
     if let Some(mut system) = fields.take("system") {
         // Claude Code begins with a line for Anthropic's accounts, other for each conversation, that would keep beginnings apart.
@@ -98,13 +99,18 @@ fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcom
     }
     chat.insert("messages".into(), Value::Array(messages));
     let list = fields.list("tools")?.unwrap_or_default();
-    let (mut functions, mut left_out) = (Vec::new(), Vec::new());
+    let (mut functions, mut left_out, mut names) = (Vec::new(), Vec::new(), Names::new());
     for (at, tool) in list.into_iter().enumerate() {
         let kind = tool["type"].as_str().unwrap_or_default();
         match NOT_OFFERED.iter().find(|name| kind.starts_with(**name)) {
             Some(kind) if left_out.contains(kind) => {}
             Some(kind) => left_out.push(*kind),
-            None => functions.push(function(tool, &format!("tools[{at}]"))?),
+            None => {
+                let (here, there) = (format!("tools[{}].function", functions.len()), format!("tools[{at}]"));
+                functions.push(function(tool, &there)?);
+                names.push((format!("{here}.parameters"), format!("{there}.input_schema")));
+                names.push((here, there));
+            }
         }
     }
     chat.insert("tools".into(), Value::Array(functions));
@@ -129,7 +135,7 @@ fn conversation_of(fields: &mut Fields, chat: &mut Map<String, Value>) -> Outcom
         }
         choice.end()?;
     }
-    Ok(left_out)
+    Ok((left_out, names))
 }
 
 fn function(tool: Value, place: &str) -> Outcome<Value> {
@@ -194,22 +200,16 @@ fn said(message: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
 
 fn used(block: Value, place: &str) -> Outcome<Value> {
     let mut fields = Fields::of(block, place)?;
-    let (id, name) = (fields.text("id")?, fields.text("name")?);
+    let (id, name) = (fields.text("id")?, fields.needed("name")?);
     let input = fields.take("input").unwrap_or_else(|| json!({}));
     fields.ignore(&["type", "cache_control", "caller"]);
-    let missing = fields.name("name");
     fields.end()?;
-    match name {
-        Some(name) => Ok(json!({ "id": id, "function": { "name": name, "arguments": input.to_string() } })),
-        None => Err(Failure::field(missing, "is missing")),
-    }
+    Ok(json!({ "id": id, "function": { "name": name, "arguments": input.to_string() } }))
 }
 
 fn result(block: Value, place: &str) -> Outcome<Value> {
     let mut fields = Fields::of(block, place)?;
-    let Some(id) = fields.text("tool_use_id")? else {
-        return Err(Failure::field(fields.name("tool_use_id"), "is missing"));
-    };
+    let id = fields.needed("tool_use_id")?;
     let place = fields.name("content");
     let mut content =
         fields.take("content").map_or(Ok(String::new()), |content| conversation::text(content, &place))?;

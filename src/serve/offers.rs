@@ -1,7 +1,7 @@
 //! Tools that are no functions as functions, and the way back: those of a namespace under a longer name, and tools that take
 //! free text as functions of one string.
 
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Names, Outcome};
 use super::fields::Fields;
 use super::tools::{self, LONGEST_NAME, MOST_TOOLS};
 use serde_json::{Map, Value, json};
@@ -32,6 +32,8 @@ impl Renamed {
 #[derive(Default)]
 pub struct Offers {
     pub functions: Vec<Value>,
+    /// What they are called in the request.
+    pub names: Names,
     pub renamed: Vec<Renamed>,
     /// Kinds of tools the model is not told of.
     pub left_out: Vec<&'static str>,
@@ -160,22 +162,19 @@ impl Offers {
                 function.insert(name.into(), value);
             }
         }
-        let (place, name) = (fields.name("name"), tools::name(&mut fields)?);
+        let name = tools::name(&mut fields)?;
         fields.ignore(&["defer_loading"]);
-        fields.end()?;
-        self.offer(Renamed::new(shown(namespace, &name), namespace, name, false), function, &place)
+        self.offer(Renamed::new(shown(namespace, &name), namespace, name, false), function, fields)
     }
 
     fn text(&mut self, mut fields: Fields, namespace: Option<&str>) -> Outcome<()> {
         fields.ignore(&["type", "defer_loading"]);
-        let place = fields.name("name");
         let (name, function) = free_text(&mut fields)?;
-        fields.end()?;
-        self.offer(Renamed::new(shown(namespace, &name), namespace, name, true), function, &place)
+        self.offer(Renamed::new(shown(namespace, &name), namespace, name, true), function, fields)
     }
 
-    /// `place` is that of the name.
-    fn offer(&mut self, mut tool: Renamed, mut function: Map<String, Value>, place: &str) -> Outcome<()> {
+    /// `fields` are those of the tool, all taken.
+    fn offer(&mut self, mut tool: Renamed, mut function: Map<String, Value>, fields: Fields) -> Outcome<()> {
         if self.functions.len() == MOST_TOOLS {
             return Err(Failure::field("tools", format!("has more than {MOST_TOOLS} functions")));
         }
@@ -185,8 +184,11 @@ impl Offers {
         if tool.shown.len() > LONGEST_NAME {
             let length = tool.shown.len();
             let problem = format!("makes {length} letters with its namespace, expected at most {LONGEST_NAME}");
-            return Err(Failure::field(place, problem));
+            return Err(Failure::field(fields.name("name"), problem));
         }
+        let here = format!("tools[{}].function", self.functions.len());
+        self.names.push((here, fields.own_name().into()));
+        fields.end()?;
         function.insert("name".into(), tool.shown.clone().into());
         self.functions.push(json!({ "type": "function", "function": function }));
         if other || tool.shown != tool.name {

@@ -1,9 +1,9 @@
 //! OpenAI's responses API: its requests become chats, its responses are made of the same events. Nothing is stored, so a
 //! conversation is sent whole each time.
 
-use super::ask::{Ask, EFFORTS, VERBOSITIES};
+use super::ask::{Ask, EFFORTS, Translated, VERBOSITIES};
 use super::choice::{Call, Choice, Reason};
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Names, Outcome};
 use super::fields::Fields;
 use super::look::Sent;
 use super::offers::{Offers, Renamed};
@@ -26,9 +26,10 @@ const MISSING: &[(&str, &str)] = &[
     ("max_tool_calls", "tools are called by whoever asks"),
 ];
 
-/// A request as a chat, and what it offers. Every field is read here or goes on under the name it has there.
-pub fn chat(mut fields: Fields) -> Outcome<(Fields, Offers)> {
+/// A request as a chat. Every field is read here or goes on under the name it has there.
+pub fn chat(mut fields: Fields) -> Outcome<Translated> {
     let mut chat = Map::new();
+    let mut names: Names = vec![("max_tokens".into(), "max_output_tokens".into())];
     for (from, to) in [
         ("model", "model"),
         ("max_output_tokens", "max_tokens"),
@@ -76,21 +77,26 @@ pub fn chat(mut fields: Fields) -> Outcome<(Fields, Offers)> {
     if let Some(mut text) = fields.object("text")? {
         text.wish("verbosity", VERBOSITIES)?;
         if let Some(format) = text.object("format")? {
-            chat.insert("response_format".into(), response_format(format)?);
+            chat.insert("response_format".into(), response_format(format, &mut names)?);
         }
         text.end()?;
     }
     chat.insert("messages".into(), Value::Array(messages(&mut fields)?));
-    let mut offers = offers::read(fields.list("tools")?.unwrap_or_default())?;
-    chat.insert("tools".into(), Value::Array(std::mem::take(&mut offers.functions)));
+    let Offers { functions, names: offered, renamed, left_out } =
+        offers::read(fields.list("tools")?.unwrap_or_default())?;
+    chat.insert("tools".into(), Value::Array(functions));
+    names.extend(offered);
     if let Some(choice) = fields.take("tool_choice") {
-        chat.insert("tool_choice".into(), offers::choice(choice, &offers.renamed));
+        chat.insert("tool_choice".into(), offers::choice(choice, &renamed));
     }
     fields.end()?;
-    Ok((Fields::from(chat), offers))
+    Ok(Translated { fields: Fields::from(chat), names, left_out, renamed })
 }
 
-pub fn response_format(mut format: Fields) -> Outcome<Value> {
+/// The form of an answer, as chats ask for it; `names` learns what it is called where it was.
+pub fn response_format(mut format: Fields, names: &mut Names) -> Outcome<Value> {
+    names.push(("response_format.json_schema".into(), format.own_name().into()));
+    names.push(("response_format".into(), format.own_name().into()));
     let kind = format.text("type")?;
     let form = match kind.as_deref() {
         Some("json_schema") => {
@@ -131,18 +137,19 @@ fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
     fields.ignore(&["id", "status"]);
     match kind.as_str() {
         "message" => {
-            let role = fields.text("role")?;
+            let role = conversation::role(&mut fields)?;
             let place = fields.name("content");
             let Some(content) = fields.take("content") else { return Err(Failure::field(place, "is missing")) };
             messages.push(json!({ "role": role, "content": conversation::text(content, &place)? }));
         }
         "function_call" | "custom_tool_call" => {
-            let (id, name, namespace) = (fields.text("call_id")?, fields.text("name")?, fields.text("namespace")?);
-            let name = name.map(|name| offers::shown(namespace.as_deref(), &name));
+            let (id, name, namespace) = (fields.text("call_id")?, fields.needed("name")?, fields.text("namespace")?);
+            let name = offers::shown(namespace.as_deref(), &name);
             let arguments = match kind.as_str() {
                 "function_call" => fields.text("arguments")?,
                 _ => fields.text("input")?.map(|input| offers::arguments(&input)),
             };
+            conversation::arguments(arguments.as_deref(), fields.name("arguments"))?;
             let call = json!({ "id": id, "function": { "name": name, "arguments": arguments } });
             // Calls made together are one message of the assistant.
             match messages.last_mut().filter(|last| last["tool_calls"].is_array()) {
@@ -151,7 +158,7 @@ fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
             }
         }
         "function_call_output" | "custom_tool_call_output" => {
-            let id = fields.text("call_id")?;
+            let id = fields.needed("call_id")?;
             let place = fields.name("output");
             let Some(output) = fields.take("output") else { return Err(Failure::field(place, "is missing")) };
             let content = conversation::text(output, &place)?;

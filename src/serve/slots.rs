@@ -105,7 +105,8 @@ async fn named(request: Request<Body>) -> Outcome<Option<String>> {
     if untyped && request.body().is_end_stream() {
         return Ok(None);
     }
-    file_name(Fields::body(&body(request, MOST_BODY).await?)?)
+    let bytes = body(request, MOST_BODY).await?;
+    if bytes.is_empty() { Ok(None) } else { file_name(Fields::body(&bytes)?) }
 }
 
 /// The file a body names, if it names one.

@@ -80,7 +80,7 @@ enum Choice {
 }
 
 fn choose(choice: Option<Value>, functions: &[Function], renamed: &[Renamed]) -> Outcome<Choice> {
-    let wrong = "is none of \"none\", \"auto\", \"required\" and {\"type\": \"function\", \"function\": {\"name\"}}";
+    let wrong = "is none of \"none\", \"auto\", \"required\" and a tool by its type and name";
     let chosen = match choice {
         None => return Ok(Choice::Auto),
         Some(Value::String(word)) => match word.as_str() {

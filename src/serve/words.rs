@@ -5,7 +5,7 @@ use super::failure::{Failure, Outcome};
 use super::fields::Fields;
 use super::{House, MOST_BODY, Served, conversation, messages, tools};
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::State;
 use axum::http::{Request, header};
 use futures_core::Stream;
@@ -22,6 +22,9 @@ const BODY: Duration = Duration::from_secs(30);
 /// Texts that are worked on or wait for that; more are turned away.
 pub const MOST_WORDS: usize = 64;
 
+/// Bytes of a text that takes long enough for others to notice.
+const LONG: usize = 256 << 10;
+
 /// Bytes of a refused body that are waited for.
 const MOST_DISCARDED: usize = 8 * MOST_BODY;
 
@@ -31,11 +34,17 @@ pub fn model_ready(house: &House) -> Outcome<Arc<Served>> {
 }
 
 /// A JSON body of at most `most` bytes. The type must be said: pages of others can send what needs no type.
-pub async fn body(request: Request<Body>, most: usize) -> Outcome<Bytes> {
+pub async fn body(request: Request<Body>, most: usize) -> Outcome<Vec<u8>> {
     let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
     let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     if essence.as_deref() != Some("application/json") {
         let failure = Failure::media(kind);
+        discard(request);
+        return Err(failure);
+    }
+    let coding = request.headers().get(header::CONTENT_ENCODING).map(|coding| coding.to_str().unwrap_or_default());
+    if let Some(coding) = coding.filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
+        let failure = Failure::coding(coding);
         discard(request);
         return Err(failure);
     }
@@ -44,12 +53,23 @@ pub async fn body(request: Request<Body>, most: usize) -> Outcome<Bytes> {
         discard(request);
         return Err(Failure::large_body(most));
     }
-    match tokio::time::timeout(BODY, axum::body::to_bytes(request.into_body(), most)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        // It was too long, or the connection broke, and then nobody reads this.
-        Ok(Err(_)) => Err(Failure::large_body(most)),
-        Err(_) => Err(Failure::slow_body(BODY.as_secs())),
-    }
+    let mut coming = request.into_body().into_data_stream();
+    let whole = async {
+        let mut bytes = Vec::new();
+        while let Some(piece) = next(&mut coming).await {
+            let piece = piece.map_err(|e| Failure::request(format!("the body did not come whole: {e}")))?;
+            if bytes.len() + piece.len() > most {
+                return Err(Failure::large_body(most));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    };
+    tokio::time::timeout(BODY, whole).await.unwrap_or_else(|_| Err(Failure::slow_body(BODY.as_secs())))
+}
+
+async fn next(coming: &mut BodyDataStream) -> Option<Result<Bytes, axum::Error>> {
+    poll_fn(|context| Pin::new(&mut *coming).poll_next(context)).await
 }
 
 /// Lets the body of a request come that was refused before it was read, and forgets it: who sends all of it before listening
@@ -58,7 +78,7 @@ pub fn discard(request: Request<Body>) {
     let mut rest = request.into_body().into_data_stream();
     tokio::spawn(tokio::time::timeout(BODY, async move {
         let mut seen = 0;
-        while let Some(Ok(piece)) = poll_fn(|context| Pin::new(&mut rest).poll_next(context)).await {
+        while let Some(Ok(piece)) = next(&mut rest).await {
             seen += piece.len();
             if seen > MOST_DISCARDED {
                 return;
@@ -67,17 +87,27 @@ pub fn discard(request: Request<Body>) {
     }));
 }
 
-/// Works away from the thread that serves connections. The place is held until that is done, whoever has left meanwhile, and is
-/// handed back; for who left before it began nothing is done.
+/// Works on `bytes` of text away from the thread that serves connections; on long ones one at a time, so that short ones never
+/// wait for them. The place is held until that is done, whoever has left meanwhile, and is handed back; for who left before it
+/// began nothing is done.
 pub async fn aside<T: Send + 'static>(
+    house: &House,
     place: OwnedSemaphorePermit,
+    bytes: usize,
     work: impl FnOnce() -> Outcome<T> + Send + 'static,
 ) -> Outcome<(T, OwnedSemaphorePermit)> {
+    let turn = match bytes > LONG {
+        true => Some(house.long.clone().acquire_owned().await.expect("nobody closes it")),
+        false => None,
+    };
     let caller = Arc::new(());
     let left = Arc::downgrade(&caller);
-    let working = tokio::task::spawn_blocking(move || match left.strong_count() {
-        0 => Err(Failure::internal("nobody waits for it")),
-        _ => work().map(|done| (done, place)),
+    let working = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        match left.strong_count() {
+            0 => Err(Failure::internal("nobody waits for it")),
+            _ => work().map(|done| (done, place)),
+        }
     });
     let done = working.await;
     drop(caller); // held until here, or until this is dropped unfinished
@@ -93,7 +123,8 @@ async fn work(
     let served = model_ready(&house)?;
     let bytes = body(request, MOST_BODY).await?;
     let place = house.words.clone().try_acquire_owned().map_err(|_| Failure::full_of_words(MOST_WORDS))?;
-    aside(place, move || job(&served, Fields::body(&bytes)?)).await.map(|(reply, _)| Json(reply))
+    let read = aside(&house, place, bytes.len(), move || job(&served, Fields::body(&bytes)?));
+    read.await.map(|(reply, _)| Json(reply))
 }
 
 pub async fn tokenize(State(house): State<Arc<House>>, request: Request<Body>) -> Outcome<Json<Value>> {
@@ -102,7 +133,7 @@ pub async fn tokenize(State(house): State<Arc<House>>, request: Request<Body>) -
 
 pub fn tokenized(served: &Served, mut fields: Fields) -> Outcome<Value> {
     ask::model(&mut fields, served)?;
-    let Some(content) = fields.text("content")? else { return Err(Failure::field("content", "is missing")) };
+    let content = fields.needed("content")?;
     let leading = fields.flag("add_special")?.unwrap_or(false);
     let special = fields.flag("parse_special")?.unwrap_or(true);
     let pieces = fields.flag("with_pieces")?.unwrap_or(false);
@@ -140,7 +171,8 @@ pub async fn count_tokens(State(house): State<Arc<House>>, request: Request<Body
 }
 
 pub fn counted(served: &Served, fields: Fields) -> Outcome<Value> {
-    let tokens = messages::prompt(messages::counted(fields)?, served)?;
+    let chat = messages::counted(fields)?;
+    let tokens = messages::prompt(chat.fields, served).map_err(|e| e.named(&chat.names))?;
     Ok(json!({ "input_tokens": tokens }))
 }
 
