@@ -6,12 +6,13 @@ use super::interrupt::Interrupts;
 use super::open::{self, Opened};
 use super::profile::Recording;
 use super::terminal::{say, say_note};
-use super::values::{positive, queue, slots};
+use super::values::{origin, queue, seconds, slots};
 use super::{Done, bundled, device, log, run};
 use crate::engine::{Engine, Options};
 use crate::error::{Error, Result};
 use crate::serve::{Loaded, Server, Settings};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,10 +38,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "THERMOCLINE_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
     /// Let pages of this origin use the server from a browser: https://example.com, or * for all
-    #[arg(long, value_name = "ORIGIN", env = "THERMOCLINE_CORS")]
+    #[arg(long, value_name = "ORIGIN", env = "THERMOCLINE_CORS", value_parser = origin)]
     pub cors: Option<String>,
     /// Answer to this model name too (repeatable)
-    #[arg(short, long, value_name = "NAME", env = "THERMOCLINE_ALIAS")]
+    #[arg(short, long, value_name = "NAME", env = "THERMOCLINE_ALIAS", value_parser = NonEmptyStringValueParser::new())]
     pub alias: Vec<String>,
     /// [-np] Answers written at a time, each with a context of its own
     #[arg(long, value_name = "N", env = "THERMOCLINE_PARALLEL", value_parser = slots, default_value = "4")]
@@ -52,8 +53,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FOLDER", env = "THERMOCLINE_SLOT_SAVE_PATH")]
     pub slot_save_path: Option<PathBuf>,
     /// Seconds one request may take
-    #[arg(long, value_name = "S", env = "THERMOCLINE_TIMEOUT", value_parser = positive, default_value = "600")]
+    #[arg(long, value_name = "S", env = "THERMOCLINE_TIMEOUT", value_parser = seconds, default_value = "600")]
     pub timeout: usize,
+    /// Seconds answers in progress are given when the server is told to end
+    #[arg(long, value_name = "S", env = "THERMOCLINE_DRAIN", value_parser = seconds, default_value = "30")]
+    pub drain: usize,
     #[command(flatten)]
     pub log: log::LogArgs,
     #[command(flatten)]
@@ -85,6 +89,7 @@ pub fn run(args: ServeArgs) -> Done {
         queue: args.queue.unwrap_or(PLACES.saturating_sub(args.parallel)),
         slot_folder: slot_folder(args.slot_save_path.as_deref())?,
         timeout: Duration::from_secs(args.timeout as u64),
+        drain: Duration::from_secs(args.drain as u64),
         sampling: run::sampling(&args.sampling, false),
         seed: run::seed(&args.sampling),
         log_prompts: args.log.log_prompts,
@@ -153,7 +158,7 @@ fn keys(given: &[String], file: Option<&Path>) -> Result<Vec<String>> {
     let fits = |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
     let wrong = |from: String| {
         let expected =
-            "an API key is empty or has characters no HTTP header carries; expected letters, digits and signs";
+            "an API key is empty or has blanks or other characters than ASCII; expected letters, digits and signs";
         Err(Error::Usage(format!("{from}: {expected}")))
     };
     if given.iter().any(|key| !fits(key)) {

@@ -138,6 +138,29 @@ pub fn slots(text: &str) -> Result<usize, String> {
     }
 }
 
+/// For a request: longer than a year is a slip of the finger, and clocks end somewhere.
+pub fn seconds(text: &str) -> Result<usize, String> {
+    const YEAR: usize = 365 * 24 * 60 * 60;
+    match positive(text)? {
+        n if n > YEAR => Err(format!("at most {YEAR} seconds, a year, are accepted")),
+        n => Ok(n),
+    }
+}
+
+/// As browsers send it: scheme, host and, unless it is the usual one, port.
+pub fn origin(text: &str) -> Result<String, String> {
+    let plain =
+        |c: char| c.is_ascii_graphic() && !c.is_ascii_uppercase() && !matches!(c, '/' | '?' | '#' | '@' | ',' | '*');
+    let host = text.split_once("://").filter(|(scheme, host)| !scheme.is_empty() && !host.is_empty());
+    match host.is_some_and(|(scheme, host)| scheme.chars().all(plain) && host.chars().all(plain)) || text == "*" {
+        true => Ok(text.to_string()),
+        false => {
+            Err("expected * or one origin as browsers send it: https://example.com, small letters and no / at its end"
+                .into())
+        }
+    }
+}
+
 pub fn queue(text: &str) -> Result<usize, String> {
     match whole(text)? {
         n if n > MOST_QUEUE => Err(format!("at most {MOST_QUEUE} are accepted")),

@@ -52,8 +52,8 @@ use worker::Worker;
 
 /// Bytes of one request's body.
 const MOST_BODY: usize = 8 << 20;
-/// How long answers in progress may take after the server was told to end.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long those whose answers were cut off at the end have to hear so.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Of each thread: schemas and templates are compiled there, which goes down the stack with them; only what is used is memory.
 const STACK: usize = 16 << 20;
 /// What answers say they come from.
@@ -77,6 +77,8 @@ pub struct Settings {
     pub slot_folder: Option<PathBuf>,
     /// For one request, from its arrival to its end.
     pub timeout: Duration,
+    /// For answers in progress after the server was told to end.
+    pub drain: Duration,
     /// What a request does not say.
     pub sampling: Sampling,
     /// Of requests that bring none; `None`: a new one each time.
@@ -120,6 +122,8 @@ struct House {
     queue: Queue,
     /// Places of texts that are only tokenised, or written out.
     words: Arc<Semaphore>,
+    /// Held while a long text is worked on.
+    long: Arc<Semaphore>,
     metrics: Metrics,
     scene: Scene,
     /// True once the server was told to end.
@@ -167,8 +171,8 @@ impl Server {
         let queue = Queue::new(sender, settings.slots + settings.queue);
         let (end, ending) = signal::channel(false);
         let (metrics, scene) = (Metrics::default(), Scene::default());
-        let words = Arc::new(Semaphore::new(words::MOST_WORDS));
-        let house = House { settings, address, served: OnceLock::new(), queue, words, metrics, scene, ending };
+        let (words, long) = (Arc::new(Semaphore::new(words::MOST_WORDS)), Arc::new(Semaphore::new(1)));
+        let house = House { settings, address, served: OnceLock::new(), queue, words, long, metrics, scene, ending };
         Ok(Server { house: Arc::new(house), listener, orders, end })
     }
 
@@ -208,13 +212,19 @@ impl Server {
             let mut told = stopping.clone();
             let graceful = async move { drop(told.wait_for(|end| *end).await) };
             let serving = axum::serve(listener, app).with_graceful_shutdown(graceful);
+            let drain = house.settings.drain;
             let too_long = async {
                 let _ = stopping.wait_for(|end| *end).await;
-                tokio::time::sleep(DRAIN).await;
+                tokio::time::sleep(drain).await;
             };
+            let mut serving = std::pin::pin!(serving.into_future());
             tokio::select! {
-                served = async { serving.await } => served?,
-                () = too_long => tracing::warn!("answers in progress were cut off after {} s", DRAIN.as_secs()),
+                served = &mut serving => served?,
+                () = too_long => {
+                    tracing::warn!("answers in progress were cut off after {} s", drain.as_secs());
+                    house.queue.end();
+                    let _ = tokio::time::timeout(FAREWELL, serving).await; // who does not listen is not waited for
+                }
             }
             Ok::<(), Error>(())
         })?;

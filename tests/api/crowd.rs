@@ -3,7 +3,7 @@
 use super::client::{Served, read, serve};
 use super::{answer_of, ask, streamed, with};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ fn answers_in_a_crowd_are_those_alone() {
 
 #[test]
 fn a_full_queue_turns_away_at_once() {
-    let served = serve(&["-np", "1", "--queue", "2", "-c", "4096"]);
+    let served = serve(&["-np", "1", "--queue", "2", "-c", "100000", "--rewind", "0"]);
     let mut taken: Vec<TcpStream> = (0..3).map(|_| begin(&served, &endless())).collect();
     eventually("three places are taken", || served.metric("thermocline_queue_places_taken") == 3.0);
     let started = Instant::now();
@@ -118,7 +118,7 @@ fn a_full_queue_turns_away_at_once() {
     assert_eq!(served.post("/v1/chat/completions", &many).status, 429);
     drop(held);
     eventually("it is free again", || served.metric("thermocline_queue_places_taken") == 0.0);
-    let long = begin(&served, &with(endless(), json!({ "n": 7 })));
+    let long = begin(&served, &with(endless(), json!({ "n": 7, "max_tokens": 4000 })));
     eventually("all are taken again", || served.metric("thermocline_queue_places_taken") == 3.0);
     eventually("one is written", || served.metric("thermocline_answers_total") >= 9.0);
     assert_eq!(served.metric("thermocline_queue_places_taken"), 3.0, "those that wait keep the places");
@@ -133,6 +133,7 @@ fn whoever_leaves_is_not_waited_for() {
     streaming.read_exact(&mut [0; 600]).expect("an answer begins");
     drop(streaming);
     eventually("the stream's answer ends", || served.metric("thermocline_answers_cancelled_total") == 1.0);
+    eventually("its slot is free", || served.metric("thermocline_slots_busy") == 0.0);
     let waiting = begin(&served, &with(endless(), json!({ "stream": false })));
     eventually("it is written", || served.metric("thermocline_slots_busy") == 1.0);
     drop(waiting);
@@ -156,6 +157,49 @@ fn time_is_limited() {
     let last: Value = serde_json::from_str(last).expect("JSON");
     assert_eq!(last["error"]["code"], "timeout", "{last}");
     eventually("both have ended", || served.metric("thermocline_slots_busy") == 0.0);
+}
+
+/// Whoever has heard the last word has given the place back: one who asks again and again is never turned away.
+#[test]
+fn who_comes_again_at_once_has_a_place() {
+    let served = serve(&["-np", "1", "--queue", "0"]);
+    let mut line = BufReader::new(served.connect());
+    let body = json!({ "prompt": "Once", "max_tokens": 1 }).to_string();
+    let request = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for round in 0..200 {
+        line.get_mut().write_all(request.as_bytes()).expect("sends");
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let from = head.len();
+            line.read_line(&mut head).expect("a line of the head");
+            if let Some(value) = head[from..].to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+        }
+        line.read_exact(&mut vec![0; length]).expect("the body");
+        assert!(head.starts_with("HTTP/1.1 200"), "round {round}: {head}");
+    }
+}
+
+/// Whoever is cut off at the end hears so.
+#[cfg(unix)]
+#[test]
+fn the_end_is_said_to_those_it_cuts_off() {
+    let mut served = serve(&["--drain", "1", "-c", "1000000", "--rewind", "0"]);
+    let mut streamed = begin(&served, &endless());
+    streamed.read_exact(&mut [0; 600]).expect("an answer begins");
+    let whole = begin(&served, &with(endless(), json!({ "stream": false })));
+    eventually("both are written", || served.metric("thermocline_slots_busy") == 2.0);
+    served.signal(rustix::process::Signal::TERM);
+    let stream = read_all(streamed);
+    let last = stream.rsplit("data: ").next().expect("an event");
+    assert!(last.contains("the server is ending"), "{last}");
+    let reply = read(whole);
+    assert!(reply.status == 503 && reply.body.contains("the server is ending"), "{reply:?}");
+    assert_eq!(served.wait().code(), Some(0), "{}", served.log());
 }
 
 #[test]

@@ -119,6 +119,70 @@ fn fields_are_refused_by_name() {
     }
 }
 
+/// What becomes a chat is refused by the names its own API has.
+#[test]
+fn other_apis_have_their_own_names() {
+    let served = serve(&[]);
+    let schema = json!({ "type": "object", "properties": { "a": { "type": "sea" } } });
+    let response = |more: Value| (with(json!({ "input": "Hi" }), more), "/v1/responses");
+    let message = |more: Value| (with(with(ask("Hi"), json!({ "max_tokens": 1 })), more), "/v1/messages");
+    let format = json!({ "format": { "type": "json_schema", "name": "x", "schema": schema } });
+    for ((body, path), name) in [
+        (response(json!({ "max_output_tokens": "5" })), "max_output_tokens"),
+        (response(json!({ "text": format })), "text.format.schema"),
+        (response(json!({ "text": { "format": { "type": "sea" } } })), "text.format.type"),
+        (
+            response(
+                json!({ "tools": [{ "type": "web_search" }, { "type": "function", "name": "f", "parameters": 5 }] }),
+            ),
+            "tools[1].parameters",
+        ),
+        (
+            response(
+                json!({ "tools": [{ "type": "namespace", "name": "n", "tools": [{ "type": "function", "name": "f", "strict": 5 }] }] }),
+            ),
+            "tools[0].tools[0].strict",
+        ),
+        (
+            response(
+                json!({ "instructions": "x", "input": [{ "role": "user", "content": "x" }, { "role": "robot", "content": "x" }] }),
+            ),
+            "input[1].role",
+        ),
+        (
+            response(json!({ "input": [{ "type": "function_call", "call_id": "c", "name": "f", "arguments": "{" }] })),
+            "input[0].arguments",
+        ),
+        (response(json!({ "input": [{ "type": "function_call", "call_id": "c" }] })), "input[0].name"),
+        (response(json!({ "input": [{ "type": "function_call_output", "output": "x" }] })), "input[0].call_id"),
+        (message(json!({ "stop_sequences": [3] })), "stop_sequences"),
+        (message(json!({ "output_format": format["format"] })), "output_format.schema"),
+        (message(json!({ "output_config": format })), "output_config.format.schema"),
+        (
+            message(json!({ "tools": [{ "type": "web_search_20250305" }, { "name": "f", "input_schema": 5 }] })),
+            "tools[1].input_schema",
+        ),
+    ] {
+        let reply = served.post(path, &body);
+        assert_eq!(reply.status, 400, "{body}: {reply:?}");
+        let error = &reply.json()["error"];
+        assert!(
+            error["message"].as_str().is_some_and(|said| said.starts_with(&format!("{name} "))),
+            "{body}: {reply:?}"
+        );
+        match path {
+            "/v1/messages" => {
+                assert_eq!(Some(&reply.json()["request_id"]), reply.header("request-id").map(Value::from).as_ref())
+            }
+            _ => assert_eq!(error["param"], name),
+        }
+    }
+    let counted =
+        json!({ "messages": [{ "role": "user", "content": "x" }], "tools": [{ "name": "f", "input_schema": 5 }] });
+    assert!(served.post("/v1/messages/count_tokens", &counted).body.contains("tools[0].input_schema"));
+    assert_eq!(served.post("/v1/messages/batches", &json!({})).json()["type"], "error");
+}
+
 #[test]
 fn bodies_are_refused_with_their_status() {
     let served = serve(&[]);
@@ -132,8 +196,24 @@ fn bodies_are_refused_with_their_status() {
     error(&served.raw(post, b"{}"), 415);
     error(&served.raw(&format!("{post}\r\nContent-Type: text/plain"), b"{}"), 415);
     assert_eq!(error(&served.raw(&json, &vec![b' '; (8 << 20) + 1]), 413)["code"], "body_too_large");
+    let bent = format!("{json}\r\nContent-Encoding: gzip");
+    assert!(error(&served.raw(&bent, b"{}"), 415)["message"].as_str().is_some_and(|why| why.contains("gzip")));
+    let deep = format!("{{\"a\":{}}}", "[".repeat(200));
+    assert!(
+        error(&served.raw(&json, deep.as_bytes()), 400)["message"].as_str().is_some_and(|why| why.contains("deep"))
+    );
     let charset = format!("{post}\r\nContent-Type: Application/JSON; charset=utf-8");
     error(&served.raw(&charset, b"{}"), 400);
+
+    // What breaks off, or is no HTTP, was not too large.
+    for rest in ["Transfer-Encoding: chunked\r\n\r\nzz\r\n", "Content-Length: 9\r\n\r\n{}"] {
+        let mut stream = served.connect();
+        let head = format!("{json}\r\nHost: localhost\r\n{rest}");
+        std::io::Write::write_all(&mut stream, head.as_bytes()).expect("sends");
+        stream.shutdown(std::net::Shutdown::Write).expect("says that this is all");
+        let why = error(&super::client::read(stream), 400)["message"].to_string();
+        assert!(why.contains("did not come whole"), "{why}");
+    }
 
     // Who is refused before the body is read is heard out, so that nobody who sends first and listens then finds the line cut.
     use std::io::{Read, Write};
@@ -238,6 +318,10 @@ fn flags_that_make_no_sense_are_usage() {
         (&["-np", "0"], "at least 1"),
         (&["--parallel", "1000"], "at most 256"),
         (&["--timeout", "0"], "at least 1"),
+        (&["--timeout", "18446744073709551615"], "a year"),
+        (&["--cors", "https://a.example/"], "no / at its end"),
+        (&["--cors", "a.example"], "https://example.com"),
+        (&["--alias", ""], "--alias"),
         (&["--api-key", ""], "API key is empty"),
         (&["--api-key-file", "no-such-file"], "no-such-file"),
         (&["--host", "no.such.host.invalid"], "cannot listen"),

@@ -39,6 +39,7 @@ pub fn desk() -> &'static Desk {
             queue: 60,
             slot_folder: None,
             timeout: Duration::from_secs(60),
+            drain: Duration::from_secs(60),
             sampling: Sampling::default(),
             seed: Some(1),
             log_prompts: false,
