@@ -31,7 +31,8 @@ pub fn start(args: &LogArgs, verbose: bool) -> Result<()> {
             "--log-filter {text:?}: {e}; expected a level (error, warn, info, debug, trace) or module=level, with commas between"
         ))
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // That nobody can read it is no reason to stop, which complaining about it where nobody reads would be.
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(std::io::stderr);
     let started = match args.log_format {
         LogFormat::Text => log.with_ansi(super::terminal::coloured()).with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
