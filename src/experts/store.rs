@@ -286,7 +286,7 @@ impl Step<'_> {
         &self.store.tally
     }
 
-    /// Says what will be asked for next, in this order; what was said before no longer counts. Returns at once. May change
+    /// Says what will be asked for of a layer next, at least one, in this order; what was said before no longer counts. Returns at once. May change
     /// speed, never a result.
     pub fn prefetch(&self, ids: &[ExpertId]) {
         if let (Held::InSlots(loaders), Some(first)) = (&self.store.held, ids.first()) {

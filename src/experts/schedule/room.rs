@@ -62,15 +62,15 @@ impl Schedule {
         slot
     }
 
-    /// Gives the slot of an expert that lies elsewhere from now on to others. One that somebody still computes with, or reads,
+    /// Gives the slot of an expert that lies elsewhere from now on to others, and forgets what was guessed of its layer. One that somebody still computes with, or reads,
     /// stays until its turn to go comes.
     pub fn forget(&mut self, id: ExpertId) {
         self.forget_guesses(id.layer);
+        self.stuck = false;
         let entry = &self.entries[self.images.index(id)];
         if matches!(entry.place, Place::Here { pins: 0, .. }) && entry.wanted == 0 {
             let slot = self.empty(id);
             self.free.push(slot);
-            self.stuck = false;
         }
     }
 
