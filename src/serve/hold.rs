@@ -129,8 +129,9 @@ const STRUCTURE: &[&str] = &[
     "contentEncoding",
     "contentMediaType",
     "contentSchema",
+    "minProperties",
 ];
-const TEXTS: &[&str] = &["pattern", "format", "patternProperties", "multipleOf", "minProperties", "maxProperties"];
+const TEXTS: &[&str] = &["pattern", "format", "patternProperties", "multipleOf", "maxProperties"];
 
 /// A schema less what these words say. Names of properties and values that look like such words are none.
 fn without(schema: &Value, words: &[&str]) -> Value {

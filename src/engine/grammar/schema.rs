@@ -104,7 +104,8 @@ impl<'a> Steps<'a> {
     fn count(&mut self, map: &'a Map<String, Value>) -> Result<()> {
         let members = |key: &str| map.get(key).and_then(Value::as_object).map_or(0, Map::len);
         // Names that are open may come twice, and then there are fewer properties than were counted.
-        let required = map.get("required").and_then(Value::as_array).map_or(0, Vec::len);
+        let required = map.get("required").and_then(Value::as_array).into_iter().flatten();
+        let required = required.filter_map(Value::as_str).collect::<HashSet<_>>().len();
         if let Some(least) = map.get("minProperties").and_then(Value::as_f64)
             && least > required as f64 + 1.0
         {
@@ -215,7 +216,7 @@ mod tests {
         ] {
             assert!(checked(fits.clone()).is_ok(), "{fits}");
         }
-        for open in [object(2, &[]), object(3, &["a"]), json!({ "items": object(9, &["a"]) })] {
+        for open in [object(2, &[]), object(3, &["a"]), object(3, &["a", "a"]), json!({ "items": object(9, &["a"]) })] {
             let why = checked(open.clone()).unwrap_err().to_string();
             assert!(why.contains("minProperties"), "{open}: {why}");
         }
