@@ -360,6 +360,34 @@ fn a_signal_lets_answers_end() {
     }
 }
 
+/// That nobody reads the log any more is no reason to stop, nor to go on for ever.
+#[cfg(unix)]
+#[test]
+fn a_log_nobody_reads_holds_up_nothing() {
+    let mut served = serve(&[]);
+    served.stop_listening();
+    for _ in 0..3 {
+        served.chat(&with(ask("Hi"), json!({ "max_tokens": 1 })));
+        served.get("/nowhere");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    served.signal(rustix::process::Signal::TERM);
+    assert_eq!(served.wait().code(), Some(0));
+}
+
+/// Who has asked for nothing yet is not told of, and holds up the end no longer than others may.
+#[cfg(unix)]
+#[test]
+fn a_connection_that_asks_for_nothing_is_not_cut_off() {
+    let mut served = serve(&["--drain", "1"]);
+    let mut half = served.connect();
+    std::io::Write::write_all(&mut half, b"GET /health HTTP/1.1\r\nHost: ").expect("sends");
+    assert_eq!(served.get("/health").status, 200);
+    served.signal(rustix::process::Signal::TERM);
+    assert_eq!(served.wait().code(), Some(0));
+    assert!(!served.log().contains("cut off"), "{}", served.log());
+}
+
 /// A port in use is an error before a model is looked for.
 #[test]
 fn a_port_in_use_is_said() {

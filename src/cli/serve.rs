@@ -6,7 +6,7 @@ use super::interrupt::Interrupts;
 use super::open::{self, Opened};
 use super::profile::Recording;
 use super::terminal::{say, say_note};
-use super::values::{origin, queue, seconds, slots};
+use super::values::{origin, patience, queue, seconds, slots};
 use super::{Done, bundled, device, log, run};
 use crate::engine::{Engine, Options};
 use crate::error::{Error, Result};
@@ -56,7 +56,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "S", env = "THERMOCLINE_TIMEOUT", value_parser = seconds, default_value = "600")]
     pub timeout: usize,
     /// Seconds answers in progress are given when the server is told to end
-    #[arg(long, value_name = "S", env = "THERMOCLINE_DRAIN", value_parser = seconds, default_value = "30")]
+    #[arg(long, value_name = "S", env = "THERMOCLINE_DRAIN", value_parser = patience, default_value = "30")]
     pub drain: usize,
     #[command(flatten)]
     pub log: log::LogArgs,
@@ -110,8 +110,8 @@ pub fn run(args: ServeArgs) -> Done {
         let (loaded, recording) = load(&args, &interrupts)?;
         *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some((recording, loaded.engine.clone()));
         interrupts.ask(move || {
-            say("ending: answers in progress are written, new requests are not taken; once more ends at once");
             ender.end();
+            say("ending: answers in progress are written, new requests are not taken; once more ends at once");
         });
         Ok(loaded)
     })?;

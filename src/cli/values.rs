@@ -147,17 +147,25 @@ pub fn seconds(text: &str) -> Result<usize, String> {
     }
 }
 
-/// As browsers send it: scheme, host and, unless it is the usual one, port.
+/// The same where none at all is a wish too.
+pub fn patience(text: &str) -> Result<usize, String> {
+    if whole(text)? == 0 { Ok(0) } else { seconds(text) }
+}
+
+/// As browsers send it: scheme, host and, unless it is the usual one, port; `null` from pages without an address.
 pub fn origin(text: &str) -> Result<String, String> {
     let plain =
         |c: char| c.is_ascii_graphic() && !c.is_ascii_uppercase() && !matches!(c, '/' | '?' | '#' | '@' | ',' | '*');
-    let host = text.split_once("://").filter(|(scheme, host)| !scheme.is_empty() && !host.is_empty());
-    match host.is_some_and(|(scheme, host)| scheme.chars().all(plain) && host.chars().all(plain)) || text == "*" {
+    let one = text.split_once("://").is_some_and(|(scheme, host)| {
+        let usual = if scheme == "https" { ":443" } else { ":80" };
+        let named = !scheme.is_empty() && !host.is_empty() && !host.starts_with(':') && !host.ends_with(usual);
+        named && scheme.chars().chain(host.chars()).all(plain)
+    });
+    match one || text == "*" || text == "null" {
         true => Ok(text.to_string()),
-        false => {
-            Err("expected * or one origin as browsers send it: https://example.com, small letters and no / at its end"
-                .into())
-        }
+        false => Err("expected *, null or one origin as browsers send it: https://example.com, in small letters, \
+                      without a / at its end or the usual port"
+            .into()),
     }
 }
 

@@ -97,12 +97,14 @@ async fn answer(house: Arc<House>, request: Request<Body>, api: Api) -> Outcome<
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let look = Look::new(api, served.engine.clone(), Head { created, model: served.id.clone() }, &ask);
     if ask.stream {
-        return Ok(told(Flow::new(caller, look, ask.batch.n, deadline, timeout).into_response()));
+        return Ok(told(Flow::new(caller, look, ask.batch.n, deadline, timeout, house.cut()).into_response()));
     }
-    match tokio::time::timeout_at(deadline, whole(caller, look, ask.batch.n)).await {
-        Ok(outcome) => outcome.map(|json| told(([(header::CONTENT_TYPE, "application/json")], json).into_response())),
-        Err(_) => Err(Failure::timeout(timeout.as_secs())),
-    }
+    let json = tokio::select! {
+        json = whole(caller, look, ask.batch.n) => json?,
+        () = tokio::time::sleep_until(deadline) => return Err(Failure::timeout(timeout.as_secs())),
+        () = house.cut() => return Err(Failure::ending()),
+    };
+    Ok(told(([(header::CONTENT_TYPE, "application/json")], json).into_response()))
 }
 
 /// Waits for every choice: JSON, which may be long enough that others would wait for it to be written.
@@ -112,7 +114,7 @@ async fn whole(mut caller: Caller, mut look: Look, n: usize) -> Outcome<String> 
             Some((choice, Event::Piece(piece))) => look.keep(choice, piece),
             Some((choice, Event::Ended(ended))) => look.keep_end(choice, ended),
             Some((_, Event::Failed(e))) => return Err(e.into()),
-            None => return Err(Failure::unavailable("the server is ending")),
+            None => return Err(Failure::ending()),
         }
     }
     let written = tokio::task::spawn_blocking(move || look.whole(n).to_string());

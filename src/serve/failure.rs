@@ -176,6 +176,11 @@ impl Failure {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, message, Some("unavailable"))
     }
 
+    /// 503, to those whose answers are cut off.
+    pub fn ending() -> Failure {
+        Failure::unavailable("the server is ending")
+    }
+
     /// 503: the answer took too long.
     pub fn timeout(seconds: u64) -> Failure {
         let message = format!("the answer was not done within the {seconds} seconds --timeout allows");

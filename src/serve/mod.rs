@@ -52,7 +52,7 @@ use worker::Worker;
 
 /// Bytes of one request's body.
 const MOST_BODY: usize = 8 << 20;
-/// How long those whose answers were cut off at the end have to hear so.
+/// For those whose answers were cut off at the end, to hear so.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Of each thread: schemas and templates are compiled there, which goes down the stack with them; only what is used is memory.
 const STACK: usize = 16 << 20;
@@ -128,6 +128,16 @@ struct House {
     scene: Scene,
     /// True once the server was told to end.
     ending: signal::Receiver<bool>,
+    /// True once answers in progress are cut off.
+    cut: signal::Sender<bool>,
+}
+
+impl House {
+    /// Waits until answers in progress are cut off.
+    fn cut(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut cut = self.cut.subscribe();
+        async move { drop(cut.wait_for(|cut| *cut).await) }
+    }
 }
 
 /// The model as requests see it.
@@ -172,7 +182,9 @@ impl Server {
         let (end, ending) = signal::channel(false);
         let (metrics, scene) = (Metrics::default(), Scene::default());
         let (words, long) = (Arc::new(Semaphore::new(words::MOST_WORDS)), Arc::new(Semaphore::new(1)));
-        let house = House { settings, address, served: OnceLock::new(), queue, words, long, metrics, scene, ending };
+        let served = OnceLock::new();
+        let (cut, _) = signal::channel(false);
+        let house = House { settings, address, served, queue, words, long, metrics, scene, ending, cut };
         Ok(Server { house: Arc::new(house), listener, orders, end })
     }
 
@@ -220,9 +232,10 @@ impl Server {
             let mut serving = std::pin::pin!(serving.into_future());
             tokio::select! {
                 served = &mut serving => served?,
-                () = too_long => {
+                // Connections may be left over that ask for nothing.
+                () = too_long => if house.queue.taken() > 0 {
                     tracing::warn!("answers in progress were cut off after {} s", drain.as_secs());
-                    house.queue.end();
+                    house.cut.send_replace(true);
                     let _ = tokio::time::timeout(FAREWELL, serving).await; // who does not listen is not waited for
                 }
             }

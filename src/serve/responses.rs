@@ -29,7 +29,8 @@ const MISSING: &[(&str, &str)] = &[
 /// A request as a chat. Every field is read here or goes on under the name it has there.
 pub fn chat(mut fields: Fields) -> Outcome<Translated> {
     let mut chat = Map::new();
-    let mut names: Names = vec![("max_tokens".into(), "max_output_tokens".into())];
+    let here = [("max_tokens", "max_output_tokens"), ("tool_choice.function", "tool_choice")];
+    let mut names: Names = here.map(|(here, there)| (here.into(), there.into())).into();
     for (from, to) in [
         ("model", "model"),
         ("max_output_tokens", "max_tokens"),
@@ -128,7 +129,10 @@ fn messages(fields: &mut Fields) -> Outcome<Vec<Value>> {
     for (at, item) in items.into_iter().enumerate() {
         item_of(item, &format!("input[{at}]"), &mut messages)?;
     }
-    Ok(messages)
+    match messages.is_empty() {
+        true => Err(Failure::field("input", "holds nothing to answer: at least one message is needed")),
+        false => Ok(messages),
+    }
 }
 
 fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
@@ -138,6 +142,12 @@ fn item_of(item: Value, place: &str, messages: &mut Vec<Value>) -> Outcome<()> {
     match kind.as_str() {
         "message" => {
             let role = conversation::role(&mut fields)?;
+            if role == "tool" {
+                return Err(Failure::field(
+                    fields.name("role"),
+                    "is \"tool\": results are items of type function_call_output",
+                ));
+            }
             let place = fields.name("content");
             let Some(content) = fields.take("content") else { return Err(Failure::field(place, "is missing")) };
             messages.push(json!({ "role": role, "content": conversation::text(content, &place)? }));

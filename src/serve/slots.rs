@@ -135,7 +135,7 @@ async fn send(house: &House, act: Option<(usize, Act)>) -> Outcome<Json<Value>> 
     house.queue.visit(Errand { act, reply });
     match answer.await {
         Ok(outcome) => outcome.map(Json),
-        Err(_) => Err(Failure::unavailable("the server is ending")),
+        Err(_) => Err(Failure::ending()),
     }
 }
 

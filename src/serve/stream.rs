@@ -28,11 +28,20 @@ pub struct Flow {
     silence: Pin<Box<Sleep>>,
     deadline: Pin<Box<Sleep>>,
     timeout: Duration,
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
     over: bool,
 }
 
 impl Flow {
-    pub fn new(caller: Caller, look: Look, n: usize, deadline: Instant, timeout: Duration) -> Flow {
+    /// `cut` comes where the server can write no more.
+    pub fn new(
+        caller: Caller,
+        look: Look,
+        n: usize,
+        deadline: Instant,
+        timeout: Duration,
+        cut: impl Future<Output = ()> + Send + 'static,
+    ) -> Flow {
         let mut flow = Flow {
             caller,
             look,
@@ -41,6 +50,7 @@ impl Flow {
             silence: Box::pin(sleep(SILENCE)),
             deadline: Box::pin(sleep_until(deadline)),
             timeout,
+            cut: Box::pin(cut),
             over: false,
         };
         let opening = flow.look.opening();
@@ -76,7 +86,7 @@ impl Flow {
                 self.push(events);
             }
             Some((_, Event::Failed(e))) => self.fail(&e.into()),
-            None => self.fail(&Failure::unavailable("the server is ending")),
+            None => self.fail(&Failure::ending()),
         }
         if self.caller.is_done() && !self.over {
             let (usage, done) = self.look.closing(self.n);
@@ -102,6 +112,9 @@ impl Stream for Flow {
         }
         if !flow.over && flow.deadline.as_mut().poll(context).is_ready() {
             flow.fail(&Failure::timeout(flow.timeout.as_secs()));
+        }
+        if !flow.over && flow.cut.as_mut().poll(context).is_ready() {
+            flow.fail(&Failure::ending());
         }
         if !flow.ready.is_empty() {
             flow.silence.as_mut().reset(Instant::now() + SILENCE);

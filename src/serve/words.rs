@@ -87,7 +87,7 @@ pub fn discard(request: Request<Body>) {
     }));
 }
 
-/// Works on `bytes` of text away from the thread that serves connections; on long ones one at a time, so that short ones never
+/// Works on `bytes` of text away from the thread that serves connections; on long ones one at a time, so that short ones seldom
 /// wait for them. The place is held until that is done, whoever has left meanwhile, and is handed back; for who left before it
 /// began nothing is done.
 pub async fn aside<T: Send + 'static>(

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ pub struct Served {
     pub address: String,
     /// What it has written to standard error so far.
     log: Arc<Mutex<String>>,
+    /// Nobody reads what it writes after its next line.
+    deaf: Arc<AtomicBool>,
     _home: Home,
 }
 
@@ -61,15 +64,19 @@ pub fn start(flags: &[&str]) -> Served {
     command.env("THERMOCLINE_THREADS", "1");
     let mut child = command.spawn().expect("the program starts");
     let log = Arc::new(Mutex::new(String::new()));
-    let (lines, kept) = (BufReader::new(child.stderr.take().expect("piped")), log.clone());
+    let deaf = Arc::new(AtomicBool::new(false));
+    let (lines, kept, enough) = (BufReader::new(child.stderr.take().expect("piped")), log.clone(), deaf.clone());
     std::thread::spawn(move || {
         for line in lines.lines().map_while(Result::ok) {
             let mut log = kept.lock().expect("nobody panics here");
             log.push_str(&line);
             log.push('\n');
+            if enough.load(Ordering::SeqCst) {
+                return;
+            }
         }
     });
-    let mut served = Served { child, address: String::new(), log, _home: home };
+    let mut served = Served { child, address: String::new(), log, deaf, _home: home };
     let line = served.wait_for("listening on http://");
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('"').next()); // as text or as JSON
     served.address = address.expect("an address").to_string();
@@ -77,6 +84,12 @@ pub fn start(flags: &[&str]) -> Served {
 }
 
 impl Served {
+    /// Closes the pipe its log goes to, after one more line.
+    #[cfg(unix)]
+    pub fn stop_listening(&self) {
+        self.deaf.store(true, Ordering::SeqCst);
+    }
+
     pub fn log(&self) -> String {
         self.log.lock().expect("nobody panics here").clone()
     }
